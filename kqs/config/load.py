@@ -24,7 +24,8 @@ from kqs.errors import CallError, ExitCode, StartupError
 from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, expected, field_types, is_option, is_type
 from kqs.printable import shortened
-from kqs.wire.jobs import JOB_FIELDS, decode_job
+from kqs.wire.jobs import decode_job
+from kqs.wire.jobtext import JOB_FIELDS
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))

@@ -12,7 +12,7 @@ from kqs.errors import CallError, ExitCode, StartupError
 from kqs.options import MAX_SECONDS, CatchUp, Overlap
 from kqs.schedules.calendar import MAX_EVERY_S, MIN_EVERY_S, Calendar, Every, cron, zone_of
 from kqs.store.ticks import NAME_RULE, Plan, Schedule
-from kqs.wire.jobs import at_seconds
+from kqs.wire.clean import at_seconds
 from kqs.wire.replayed import replay_jobs
 
 #: the longest job of a schedule, as JSON: those of all schedules are held in memory

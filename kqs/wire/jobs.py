@@ -1,7 +1,7 @@
 """The argument of an insert -> jobs, or an error that names the job, its field, what was expected and what came.
 
-msgspec's structs in kqs.options check names, types and ranges; here are the rules that types cannot say. What a client
-sent and what is stored agree byte for byte in `data`, whatever stands in it.
+msgspec's structs in kqs.options check names, types and ranges, and kqs.wire.clean has the rules that types cannot say. What a
+client sent and what is stored agree byte for byte in `data`, whatever stands in it.
 
 msgspec only ever says whether something fits. What does not is found by looking at each field alone, which is slow, and done
 for what is refused: its messages are no interface.
@@ -9,49 +9,27 @@ for what is refused: its messages are no interface.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw
+from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.ids import ID_PATTERN
 from kqs.nearest import unknown_name
-from kqs.options import (
-    MAX_ID_CHARACTERS,
-    MOST_AFTER,
-    Job,
-    JobFields,
-    PlainJob,
-    expected,
-    field_types,
-    is_type,
-)
+from kqs.options import MAX_ID_CHARACTERS, MOST_AFTER, Job, JobFields, PlainJob, expected
 from kqs.wire import strict
-from kqs.wire.members import Member, Reader, walking
+from kqs.wire.clean import are_clean, fault_of, mismatch
+from kqs.wire.credentials import taking_auth_out
+from kqs.wire.jobtext import FIELD_TYPES, JOB_FIELDS, is_array_text, place_of, walking_job
+from kqs.wire.members import Reader, walking
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps, finish
 
-_MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
 #: Bytes of any field but data, so that none is decoded that takes long: the most ids, each of their characters escaped.
 _FIELD_BYTES = MOST_AFTER * (6 * MAX_ID_CHARACTERS + 3)
-#: Members of one job, repeated ones included: far more than there are fields, and few enough to be walked at once.
-_MAX_MEMBERS = 1000
-_MAX_KNOWN_TYPES = 10_000  # a client may invent types without end
 
 _ONCE = ("type", "id")
-#: but for what only a schedule says
-_TYPES = {name: type_ for name, type_ in field_types(JobFields).items() if name not in ("tick", "members")}
-#: what a client may say of a job
-JOB_FIELDS = tuple(_TYPES)
-_AUTH = "auth"
-_NO_AUTH = {b'"auth"': 0}
-_ONE_AUTH = {b'"auth"': 1}
-_AUTH_KEY = re.compile(rb'"auth"[ \t\r\n]*+:[ \t\r\n]*+')
-_ID_CHARACTERS = re.compile(r"[A-Za-z0-9._:-]*\Z")
 _PLAIN = frozenset(PlainJob.__struct_fields__)
 
 _decode_plain_job = msgspec.json.Decoder(PlainJob).decode
@@ -60,14 +38,11 @@ _decode_job = msgspec.json.Decoder(JobFields).decode
 _decode_jobs = msgspec.json.Decoder(list[JobFields]).decode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode
-_decode_field = {name: msgspec.json.Decoder(type_).decode for name, type_ in _TYPES.items()}
-_FIELDS = Reader(*_TYPES)
-_FIELDS_AND_AUTH = Reader(*_TYPES, _AUTH)
+_decode_field = {name: msgspec.json.Decoder(type_).decode for name, type_ in FIELD_TYPES.items()}
+_FIELDS = Reader(*JOB_FIELDS)
 
 _P = TypeVar("_P")
 _F = TypeVar("_F")
-
-_known_types: set[str] = set()  # that passed `is_type`
 
 
 class Told(NamedTuple):
@@ -183,186 +158,13 @@ def _plain_first(plain: Callable[[bytes], _P], full: Callable[[bytes], _F], text
 _JOBS_A_STEP = 256
 
 
-def taking_auth_out(text: bytes, first: int = 0) -> Steps[bytes]:
-    """Return in steps an insert's argument without the `auth` of the job, or of each job; all other bytes stay as sent.
-
-    Old clients send their credentials there; they must never reach the journal.
-
-    Args: first: the index of the first job, when it is an array. What is no object is left as it is.
-    Raises: CallError: bad_job; a job has `auth` twice.
-    """
-    if not strict.may_hold_unseen(text, _NO_AUTH):
-        return text
-    if len(text) <= SHORT_BYTES and (left := _without_sole_auth(text)) is not None:
-        return left
-    yield
-    kept: list[bytes] = []
-    at = 0
-    for index, (start, job) in enumerate(_objects(text), first):
-        end_before = None
-        has_auth = False
-        for member in _walking(bytes(job), _FIELDS_AND_AUTH, {}, _place(index, is_array=is_array_text(text))):
-            if member is None:
-                yield
-            elif member.key != _AUTH:
-                end_before = start + member.end
-            elif has_auth:
-                raise CallError(f"{_place(index, is_array=is_array_text(text))}{_AUTH}: stands twice", "bad_job")
-            else:
-                has_auth = True
-                end = start + member.end
-                is_last = text.startswith(b"}", end)
-                kept.append(text[at : start + member.start if end_before is None or not is_last else end_before])
-                at = end if is_last else end + 1
-        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
-            yield
-    return b"".join((*kept, text[at:])) if kept else text
-
-
-def _without_sole_auth(text: bytes) -> bytes | None:
-    """Return a short job without its `auth`, if that is beyond doubt: nothing else in the job looks like it."""
-    if is_array_text(text) or strict.may_hold_unseen(text, _ONE_AUTH):
-        return None
-    try:
-        auth = _decode_object(text).get(_AUTH)
-    except msgspec.ValidationError:
-        return None
-    start = text.index(b'"auth"')
-    key = _AUTH_KEY.match(text, start)
-    if auth is None or key is None:
-        return None
-    behind = text[key.end() + len(auth) :].lstrip()
-    if behind.startswith(b","):
-        return text[:start] + behind[1:]
-    before = text[:start].rstrip()
-    return (before[:-1] if before.endswith(b",") else text[:start]) + behind
-
-
-def _objects(text: bytes) -> Iterator[tuple[int, Raw]]:
-    """Yield the object in `text`, or those in its array, and where each begins."""
-    if not is_array_text(text):
-        if text.lstrip().startswith(b"{"):
-            yield 0, Raw(text)
-        return
-    at = text.index(b"[") + 1
-    for element in _decode_array(text):
-        at = text.index(bytes(memoryview(element)[:1]), at)
-        if text.startswith(b"{", at):
-            yield at, element
-        at += len(element)
-
-
-def at_seconds(value: float | str) -> float:
-    """Return the Unix seconds of an `at`.
-
-    Raises: CallError: bad_job; neither an RFC 3339 time with its zone nor a number in range.
-    """
-    seconds = value if isinstance(value, int | float) else _parse_time(value)
-    if seconds is None or abs(seconds) > _MAX_UNIX_S:
-        raise CallError(_mismatch("at", msgspec.json.encode(value)), "bad_job")
-    return float(seconds)
-
-
-def _parse_time(text: str) -> float | None:
-    try:
-        when: datetime = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
-    except msgspec.ValidationError:
-        return None
-    return when.timestamp()
-
-
-def is_known(type_: str) -> bool:
-    """Tell whether a job of this type was found clean before."""
-    return type_ in _known_types
-
-
-def are_clean(jobs: Sequence[Job]) -> bool:
-    """Tell whether every decoded job, which are all plain or none is, keeps the rules that its struct cannot say."""
-    types = {job.type for job in jobs}
-    if not types <= _known_types and not all(map(_admit_type, types)):
-        return False
-    if not _ID_CHARACTERS.match("".join([job.id for job in jobs if job.id is not None])):
-        return False
-    return not (jobs and isinstance(jobs[0], JobFields) and any(_own_fault(job) for job in jobs if isinstance(job, JobFields)))
-
-
 def are_waiting(jobs: Sequence[Job]) -> bool:
     """Tell whether one of some decoded jobs, which are all plain or none is, says itself how long to wait for its end."""
     return bool(jobs) and type(jobs[0]) is JobFields and any(job.wait is not None for job in jobs if type(job) is JobFields)
 
 
-def is_array_text(text: bytes) -> bool:
-    """Tell whether JSON is an array."""
-    return text.lstrip().startswith(b"[")
-
-
-def _admit_type(text: str) -> bool:
-    if not is_type(text):
-        return False
-    if len(_known_types) >= _MAX_KNOWN_TYPES:
-        _known_types.clear()
-    _known_types.add(text)
-    return True
-
-
-def _own_fault(job: JobFields) -> str | None:
-    if job.tick is not UNSET:
-        return unknown_name("field", "tick", _TYPES)
-    if job.members is not UNSET:
-        return unknown_name("field", "members", _TYPES)
-    if job.resource is not None and not is_type(job.resource):
-        return _mismatch("resource", msgspec.json.encode(job.resource))
-    if job.group is not None and not is_type(job.group):
-        return _mismatch("group", msgspec.json.encode(job.group))
-    return _time_fault(job) or _unique_fault(job) or _order_fault(job)
-
-
-def _time_fault(job: JobFields) -> str | None:
-    if job.at is None:
-        return None
-    if job.delay is not None:
-        return "delay and at: expected one of them, got both"
-    try:
-        at_seconds(job.at)
-    except CallError as error:
-        return str(error)
-    return None
-
-
-def _order_fault(job: JobFields) -> str | None:
-    if job.batch is not None and not ID_PATTERN.match(job.batch):
-        return _mismatch("batch", msgspec.json.encode(job.batch))
-    if job.after is None:
-        return None if job.after_any_end is None else "after_any_end: expected after beside it, got none"
-    if not all(isinstance(one, int) or ID_PATTERN.match(one) for one in job.after):
-        return _mismatch("after", msgspec.json.encode(job.after))
-    return None
-
-
-def _unique_fault(job: JobFields) -> str | None:
-    if job.unique is None:
-        return None if job.on_conflict is None else "on_conflict: expected a unique key beside it, got none"
-    return None if is_type(job.unique) else _mismatch("unique", msgspec.json.encode(job.unique))
-
-
-def _fault(job: Job) -> str | None:
-    if not is_type(job.type):
-        return _mismatch("type", msgspec.json.encode(job.type))
-    if job.id is not None and not ID_PATTERN.match(job.id):
-        return _mismatch("id", msgspec.json.encode(job.id))
-    return _own_fault(job) if isinstance(job, JobFields) else None
-
-
-def _mismatch(field: str, got: bytes | Raw) -> str:
-    return f"{field}: expected {expected(JobFields, field)}, got {strict.shown(got)}"
-
-
 def _no_object(text: bytes | Raw, place: str = "") -> CallError:
     return CallError(f"{place}expected a job object, got {strict.shown(text)}", "bad_job")
-
-
-def _place(index: int, *, is_array: bool) -> str:
-    return f"job {index}: " if is_array else ""
 
 
 def _decoding_run(text: bytes, first: int, *, is_array: bool) -> Steps[list[Job]]:
@@ -371,7 +173,7 @@ def _decoding_run(text: bytes, first: int, *, is_array: bool) -> Steps[list[Job]
     if jobs is None:
         jobs = []
         for index, one in enumerate(map(bytes, _decode_array(text)) if is_array else [text], first):
-            jobs.append((yield from _decoding_exactly(one, _place(index, is_array=is_array))))
+            jobs.append((yield from _decoding_exactly(one, place_of(index, is_array=is_array))))
             yield
     return jobs
 
@@ -395,7 +197,7 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     found: dict[str, Raw] = {}
     seen: set[str] = set()
     data: memoryview | None = None
-    for member in _walking(text, _FIELDS, found, place):
+    for member in walking_job(text, _FIELDS, found, place):
         if member is None:
             yield
             continue
@@ -412,32 +214,22 @@ def _decoding_exactly(text: bytes, place: str) -> Steps[Job]:
     if data is not None:
         fields["data"] = Raw(data)
     job: Job = PlainJob(**fields) if seen <= _PLAIN else JobFields(**fields)
-    if fault := _fault(job):
+    if fault := fault_of(job):
         raise CallError(place + fault, "bad_job")
     if place and are_waiting([job]):
         raise CallError(f"{place}wait: belongs to an insert of one job, not to one of an array", "bad_job")
     return job
 
 
-def _walking(text: bytes, reader: Reader, found: dict[str, Raw], place: str) -> Iterator[Member | None]:
-    """Walk a job's members, if there are not too many: 16 MiB of one option, again and again, take seconds to walk."""
-    count = 0
-    for member in walking(text, reader, found):
-        count += member is not None
-        if count > _MAX_MEMBERS:
-            raise CallError(f"{place}expected at most {_MAX_MEMBERS} fields", "bad_job")
-        yield member
-
-
 def _check_field(name: str, value: bytes, place: str) -> None:
-    if name not in _TYPES:
-        raise CallError(place + unknown_name("field", name, _TYPES), "bad_job")
+    if name not in FIELD_TYPES:
+        raise CallError(place + unknown_name("field", name, FIELD_TYPES), "bad_job")
     if len(value) > _FIELD_BYTES:
-        raise CallError(place + _mismatch(name, value), "bad_job")
+        raise CallError(place + mismatch(name, value), "bad_job")
     try:
         _decode_field[name](value)
     except msgspec.ValidationError:
-        raise CallError(place + _mismatch(name, value), "bad_job") from None
+        raise CallError(place + mismatch(name, value), "bad_job") from None
 
 
 def _refusing_repeats(text: bytes, reader: Reader, keys: tuple[str, ...], place: str) -> Steps[None]:

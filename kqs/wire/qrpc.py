@@ -27,7 +27,7 @@ from msgspec import UNSET, Raw, UnsetType
 from kqs.errors import CallError
 from kqs.ids import digits_of
 from kqs.options import Job, JobFields, PlainJob, is_told
-from kqs.wire import envelope, jobs, replayed, strict
+from kqs.wire import clean, envelope, replayed, strict
 from kqs.wire.call import NULL, BadLine, Call
 from kqs.wire.members import Reader
 from kqs.wire.steps import Steps, finish
@@ -120,7 +120,7 @@ def decode_inserts(chunk: bytes) -> Inserts | None:
     keys = {b'"v"': versions, b'"id"': given_ids + len(own_ids), b'"n"': count, b'"m"': count, b'"type"': count}
     if strict.may_hold_unseen(chunk, keys, data, fewest_bytes):
         return None
-    return Inserts(accepted, ids) if jobs.are_clean(accepted) else None
+    return Inserts(accepted, ids) if clean.are_clean(accepted) else None
 
 
 def _decode_lone(line: bytes) -> Inserts | None:
@@ -145,7 +145,7 @@ def _decode_lone(line: bytes) -> Inserts | None:
         fewest_bytes += _ID_BYTES + len(call_id)
         if not _IDS.fullmatch(call_id):
             return None
-    if len(line) != fewest_bytes or not jobs.is_known(job.type):
+    if len(line) != fewest_bytes or not clean.is_known(job.type):
         return None
     return Inserts([job], [None if call_id is _NO_ID else call_id])
 

@@ -15,7 +15,9 @@ from msgspec import UNSET, Raw
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields, OptionFields, allowed, field_types
-from kqs.wire.jobs import at_seconds, decode_unchecked, is_array_text
+from kqs.wire.clean import at_seconds
+from kqs.wire.jobs import decode_unchecked
+from kqs.wire.jobtext import is_array_text
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_array = msgspec.json.Decoder(list[Raw]).decode

@@ -15,8 +15,9 @@ from kqs.errors import CallError
 from kqs.options import Job, JobFields
 from kqs.wire import jsonrpc, qrpc, strict
 from kqs.wire.call import BadLine, Call, Dialect
+from kqs.wire.credentials import taking_auth_out
 from kqs.wire.dialect import decode_any
-from kqs.wire.jobs import decode_job, decode_jobs, decoding, taking_auth_out
+from kqs.wire.jobs import decode_job, decode_jobs, decoding
 from kqs.wire.lines import TOO_LONG, LineBuffer
 from kqs.wire.replayed import replay_jobs
 from kqs.wire.scan import SHORT_BYTES

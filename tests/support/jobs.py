@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from kqs.errors import CallError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Report, Run, State
+from kqs.wire.jobs import decode_jobs
 
 NOW = 1_800_000_000.0
 ORDER = int(NOW * 1_000_000)
-
 
 #: means every job
 EVERYTHING = Filter()
@@ -45,3 +48,11 @@ def a_report(run: Run, end: State, now: float, delay_s: float = 0.0, prio: int |
     elif end in (State.RETRY, State.GHOST):
         report.due_at, report.prio = now + delay_s if delay_s else 0.0, prio
     return report
+
+
+def refused(text: bytes | str, code: str = "bad_job") -> str:
+    """Return what is said of the jobs of an insert that is refused with this code."""
+    with pytest.raises(CallError) as caught:
+        decode_jobs(text if isinstance(text, bytes) else text.encode())
+    assert caught.value.call_code == code
+    return str(caught.value)

@@ -6,28 +6,20 @@ from kqs.errors import CallError
 from kqs.options import JobFields, PlainJob, is_told, unique_key
 from kqs.wire import jobs
 from kqs.wire.jobs import (
-    JOB_FIELDS,
-    at_seconds,
     decode_job,
     decode_jobs,
     decoding,
     read_fields,
-    taking_auth_out,
 )
+from kqs.wire.jobtext import JOB_FIELDS
 from kqs.wire.replayed import replay_jobs
 from kqs.wire.scan import SHORT_BYTES
 from kqs.wire.steps import finish
+from tests.support.jobs import refused
 
 
 def given(text: bytes, max_jobs: int = 1000) -> jobs.Given:
     return finish(decoding(text, max_jobs))
-
-
-def refused(text: bytes | str, code: str = "bad_job") -> str:
-    with pytest.raises(CallError) as caught:
-        decode_jobs(text if isinstance(text, bytes) else text.encode())
-    assert caught.value.call_code == code
-    return str(caught.value)
 
 
 def test_a_plain_job_keeps_its_data_byte_for_byte() -> None:
@@ -91,21 +83,6 @@ def test_a_type_is_required() -> None:
     assert refused('[{"type":"a"},{}]').startswith("job 1: type: missing")
 
 
-@pytest.mark.parametrize("value", ["null", "1", '""', '"\\u0000"', '"a\\nb"', '"\\u2028"', f'"{"x" * 201}"', f'"{"é" * 101}"'])
-def test_a_type_is_short_printable_text(value: str) -> None:
-    assert refused(f'{{"type":{value}}}').startswith("type: expected 1 to 200 bytes of printable text")
-
-
-@pytest.mark.parametrize("value", ["a", "x" * 200, "é" * 100, "send mail/now"])
-def test_a_type_of_up_to_200_bytes_passes(value: str) -> None:
-    assert decode_job(f'{{"type":"{value}"}}'.encode()).type == value
-
-
-@pytest.mark.parametrize("value", ["1", '""', '"a b"', '"a\\n"', f'"{"x" * 201}"', '"é"'])
-def test_an_id_keeps_to_its_pattern(value: str) -> None:
-    assert refused(f'{{"type":"a","id":{value}}}').startswith("id: expected 1 to 200 of")
-
-
 WRONG: list[tuple[str, Any]] = [
     ("prio", '"sooner"'),
     ("prio", "-1"),
@@ -143,11 +120,6 @@ def test_a_wrong_value_is_refused_with_what_was_expected_and_what_came(field: st
 
 def test_a_long_value_is_cut_short_in_the_message() -> None:
     assert len(refused(f'{{"type":"a","delay":"{"x" * 10_000}"}}')) < 200
-
-
-def test_delay_and_at_exclude_each_other() -> None:
-    assert refused('{"type":"a","delay":1,"at":5}') == "delay and at: expected one of them, got both"
-    assert decode_job(b'{"type":"a","delay":null,"at":5}').type == "a"
 
 
 @pytest.mark.parametrize("wait", ["0", "5", "604800"])
@@ -255,54 +227,6 @@ def test_nul_is_allowed_in_data() -> None:
     assert bytes(decode_job(rb'{"type":"a","data":"\u0000"}').data) == rb'"\u0000"'
 
 
-def test_good_types_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_MAX_KNOWN_TYPES", 3)
-    monkeypatch.setattr(jobs, "_known_types", set())
-    for number in range(10):
-        decode_job(b'{"type":"t%d"}' % number)
-    assert len(jobs._known_types) <= 3
-
-
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        (b'{"auth":{"user":"u"},"type":"a"}', b'{"type":"a"}'),
-        (b'{"type":"a" , "auth" : {"user":"}"} }', b'{"type":"a" }'),
-        (b'{"type":"a","auth":1,"data":{"auth":2}}', b'{"type":"a","data":{"auth":2}}'),
-        (b'{"auth":1}', b"{}"),
-        (rb'{"\u0061uth":1,"type":"a"}', b'{"type":"a"}'),
-        (b'[{"auth":1},{"type":"a","auth":2}, {"type":"b"}]', b'[{},{"type":"a"}, {"type":"b"}]'),
-        (b'{"type":"auth","data":"\\"auth\\":"}', b'{"type":"auth","data":"\\"auth\\":"}'),
-        (b'"auth"', b'"auth"'),
-        (b'{"type":"auth"}', b'{"type":"auth"}'),
-        (b'{"data":{"auth":1}}', b'{"data":{"auth":1}}'),
-        (b'{"type":"a","data":"\\u0061","auth" : 1 }', b'{"type":"a","data":"\\u0061"}'),
-        (b'[1, {"auth":1,"type":"a"}]', b'[1, {"type":"a"}]'),
-        (b'{"type":"a"}', b'{"type":"a"}'),
-    ],
-)
-def test_auth_is_taken_out_and_nothing_else(text: bytes, left: bytes) -> None:
-    assert finish(taking_auth_out(text)) == left
-
-
-def test_auth_of_many_jobs_is_taken_out() -> None:
-    one = b'{"auth":1,"type":"a"}'
-    assert finish(taking_auth_out(b"[%b]" % b",".join([one] * 600))) == b"[%b]" % b",".join([b'{"type":"a"}'] * 600)
-
-
-def test_auth_twice_is_refused() -> None:
-    with pytest.raises(CallError, match="job 1: auth: stands twice"):
-        finish(taking_auth_out(b'[{"auth":1},{"auth":1,"auth":2}]'))
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [(5, 5.0), (-1.5, -1.5), ("1970-01-01T00:00:10Z", 10.0), ("1970-01-01t01:00:00.25+01:00", 0.25)],
-)
-def test_at_is_a_time_or_unix_seconds(value: float | str, seconds: float) -> None:
-    assert at_seconds(value) == seconds
-
-
 def test_fields_are_read_as_they_stand() -> None:
     fields = read_fields(b'{"type":"a", "data": {"id":1e400,"id":[ ]}, "prio":"?"}')
     assert {name: bytes(value) for name, value in fields.items()} == {
@@ -395,30 +319,11 @@ def test_an_array_has_a_most() -> None:
     assert caught.value.call_code == "too_large"
 
 
-@pytest.mark.parametrize("field", ["resource", "unique", "group"])
-@pytest.mark.parametrize("name", ["", "a\\nb", "\u202e", "x" * 201])
-def test_names_of_resources_and_keys_are_as_those_of_types(field: str, name: str) -> None:
-    assert refused(f'{{"type":"a","{field}":"{name}"}}').startswith(f"{field}: expected 1 to 200 bytes of printable text")
-
-
-@pytest.mark.parametrize("name", ["", "a b", "x" * 201])
-def test_a_batch_is_named_as_a_job_is(name: str) -> None:
-    assert refused(f'{{"type":"a","batch":"{name}"}}').startswith("batch: expected 1 to 200 of A-Z a-z 0-9 . _ : -")
-    assert decode_job(b'{"type":"a","batch":"B.1_2:3-4"}') == JobFields(type="a", batch="B.1_2:3-4")
-
-
 @pytest.mark.parametrize("field", [name for name in JOB_FIELDS if name not in ("data", "after")])
 def test_a_wrong_value_of_any_field_is_refused_by_its_name(field: str) -> None:
     with pytest.raises(CallError) as caught:
         decode_jobs(f'[{{"type":"a"}},{{"type":"a","{field}":[]}}]'.encode().replace(b'"type":"a","type"', b'"type"'))
     assert str(caught.value).startswith(f"job 1: {field}: ")
-
-
-@pytest.mark.parametrize("name", ["\u202e", "a\u200db", "\ufeffa", "\u2066x", "\ue000", "\U000e0041", "\u2029", "\u00ad"])
-def test_what_deceives_a_reader_is_no_type(name: str) -> None:
-    message = refused(f'{{"type":"{name}"}}')
-    assert message.startswith("type: expected 1 to 200 bytes of printable text")
-    assert message.isprintable()
 
 
 @pytest.mark.parametrize("auth", [b"", b',"auth":1'])
