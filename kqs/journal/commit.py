@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from kqs.clock import Clock
 from kqs.errors import JournalError, JournalFailedError
-from kqs.journal.condition import Condition, Event, Free, Standing
+from kqs.journal.condition import Acceptance, Condition, Event, Free
 from kqs.journal.disk import Disk
 from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
@@ -101,7 +101,7 @@ class GroupCommit:
         self._tick: asyncio.Handle
         self._watch: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self.standing = Standing(settings.min_free_bytes, clock.monotonic)
+        self.acceptance = Acceptance(settings.min_free_bytes, clock.monotonic)
         self.batches = 0
         self.records = 0
         self.bytes = 0
@@ -113,7 +113,7 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._clock.monotonic())
         self._flusher = flusher
-        self.standing.take(Event.STARTED)
+        self.acceptance.take(Event.STARTED)
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
         self._measured(free)
 
@@ -123,10 +123,10 @@ class GroupCommit:
 
     def skip_to(self, seq: int) -> bool:
         """See `Journal.skip_to`."""
-        if self._tally.appended or self.standing.condition is Condition.CLOSED:
+        if self._tally.appended or self.acceptance.condition is Condition.CLOSED:
             return False
-        if self.standing.condition in (Condition.FAILED, Condition.BROKEN):
-            raise self.standing.refusal()
+        if self.acceptance.condition in (Condition.FAILED, Condition.BROKEN):
+            raise self.acceptance.refusal()
         try:
             for flushed in self._flusher.wait_for(lambda: self._disk.skip_to(seq)):
                 self._kept.current.grow(flushed.frame, flushed.end)
@@ -139,8 +139,8 @@ class GroupCommit:
 
         Raises: NoSpaceError, JournalFailedError, JournalClosedError: it was not kept, and `done` will not be called.
         """
-        if self.standing.condition is not _OPEN:
-            raise self.standing.refusal()
+        if self.acceptance.condition is not _OPEN:
+            raise self.acceptance.refusal()
         self._open.add(record)
         self._tally.appended += 1
         if self._phase is _IDLE:
@@ -152,8 +152,8 @@ class GroupCommit:
 
     async def stop(self) -> None:
         """Refuse new records, settle those that were appended, close the segment."""
-        was_failed = self.standing.condition in (Condition.FAILED, Condition.BROKEN)
-        self.standing.take(Event.STOPPED)
+        was_failed = self.acceptance.condition in (Condition.FAILED, Condition.BROKEN)
+        self.acceptance.take(Event.STOPPED)
         for timer in (self._retry, self._watch):
             if timer is not None:
                 timer.cancel()
@@ -270,7 +270,7 @@ class GroupCommit:
     def _look_in_quiet(self) -> None:
         """Notice a journal that is gone before somebody inserts, and space that there is again."""
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
-        if self._phase is _IDLE and self.standing.condition in (Condition.OPEN, Condition.NO_SPACE):
+        if self._phase is _IDLE and self.acceptance.condition in (Condition.OPEN, Condition.NO_SPACE):
             self._hand_over(self._disk.look, self._looked)
 
     def _looked(self, free: Free | None, error: BaseException | None) -> None:
@@ -285,8 +285,8 @@ class GroupCommit:
         batch = self._under_way
         size = FRAME_BYTES + flushed.frame.length
         self._inline.observe(size, self._clock.monotonic() - self._began_at)
-        if self.standing.backs_off:
-            self.standing.flushed()
+        if self.acceptance.backs_off:
+            self.acceptance.flushed()
         self._kept.current.grow(flushed.frame, flushed.end)
         self.batches += 1
         self.records += len(batch)
@@ -331,8 +331,8 @@ class GroupCommit:
         self._tell_untold()
         batch, self._under_way = self._under_way, []
         records = [*batch, *self._open.take_all()]
-        told = self.standing.fail(error, self._kept.current.name, len(records))
-        if self.standing.condition is Condition.FAILED:
+        told = self.acceptance.fail(error, self._kept.current.name, len(records))
+        if self.acceptance.condition is Condition.FAILED:
             self._try_to_reopen()
         self._hearing.failed()
         self._settle_failed(records, told)
@@ -351,16 +351,16 @@ class GroupCommit:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
         if self._retry is not None:
             self._retry.cancel()
-        wait_s = self.standing.next_wait_s()
+        wait_s = self.acceptance.next_wait_s()
         self._retry = self._loop.call_later(wait_s, self._guard, self._hand_over, self._disk.reopen, self._reopened)
 
     def _reopened(self, opened: tuple[Segment, Free] | None, error: BaseException | None) -> None:
         if opened is not None:
             self._kept.add(opened[0])
-            self.standing.reopen(opened[0].name)
+            self.acceptance.reopen(opened[0].name)
             self._measured(opened[1])
-        elif self.standing.condition is Condition.FAILED:
-            self.standing.stay_failed(error)
+        elif self.acceptance.condition is Condition.FAILED:
+            self.acceptance.stay_failed(error)
             if isinstance(error, OSError) and error.errno == ENOSPC:
                 self._ask_for_space()
             self._try_to_reopen()
@@ -368,8 +368,8 @@ class GroupCommit:
 
     def _measured(self, free: Free) -> None:
         """Refuse, or accept again, by the space that is left."""
-        self.standing.measure(free, self._kept.backlog_bytes, self._owed())
-        if self.standing.condition is Condition.NO_SPACE:
+        self.acceptance.measure(free, self._kept.backlog_bytes, self._owed())
+        if self.acceptance.condition is Condition.NO_SPACE:
             self._ask_for_space()
         if (reserve := self._disk.reserve(free)) is not None:
             self._flusher.submit(reserve, lambda _result, _error: None)
@@ -398,7 +398,7 @@ class GroupCommit:
         What the thread has in hand comes back and is settled as ever; everything else fails, so that nobody waits for it.
         """
         self._tell_untold()
-        told = self.standing.give_up(error)
+        told = self.acceptance.give_up(error)
         records = self._open.take_all()
         if self._phase is not _AWAY:
             batch, self._under_way = self._under_way, []

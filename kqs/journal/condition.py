@@ -63,7 +63,7 @@ _AFTER = {
 }
 
 
-class Standing:
+class Acceptance:
     """The condition, the reason for it, and how long to wait before the next attempt at a new segment."""
 
     #: waits before attempts at a new segment after a failure, in s: the first, doubling to the longest

@@ -219,12 +219,12 @@ class Journal:
     @property
     def accepting(self) -> bool:
         """Tell whether `append` would take a record."""
-        return self._commit.standing.condition is Condition.OPEN
+        return self._commit.acceptance.condition is Condition.OPEN
 
     @property
     def state(self) -> str:
         """Return a word of `Condition`."""
-        return str(self._commit.standing.condition)
+        return str(self._commit.acceptance.condition)
 
     def stats(self) -> dict[str, int]:
         """Return plain numbers: this process' counts, and what stands on disk."""
@@ -233,18 +233,18 @@ class Journal:
             "records": commit.records,
             "batches": commit.batches,
             "bytes": commit.bytes,
-            "failures": commit.standing.failures,
+            "failures": commit.acceptance.failures,
             "segments": self._kept.count,
             "durable_seq": self.durable_seq,
             "checkpoint_seq": self.checkpoint_seq,
             "backlog_bytes": self.backlog_bytes,
-            "free_bytes": commit.standing.space.free_bytes,
+            "free_bytes": commit.acceptance.space.free_bytes,
             "torn_bytes": self._torn[1] if self._torn else 0,
         }
 
     def problems(self) -> list[str]:
         """Return what is wrong now, one sentence each; [] when all is well."""
-        return self._commit.standing.problems()
+        return self._commit.acceptance.problems()
 
     def notes(self) -> list[str]:
         """Return what is worth a look and no trouble, one sentence each."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from kqs.errors import JournalError, JournalFailedError, NoSpaceError
-from kqs.journal.condition import Standing
+from kqs.journal.condition import Acceptance
 from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
@@ -31,7 +31,7 @@ Fault = OSError | str
 
 @pytest.fixture(autouse=True)
 def _quick_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0005)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.0005)
 
 
 class Fed(NamedTuple):
@@ -185,7 +185,7 @@ async def test_after_a_failure_that_passes_inserts_work_again(name: str) -> None
 
 
 async def test_a_failed_file_is_never_touched_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.1)  # what a try to reopen asks must not come before the look
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.1)  # what a try to reopen asks must not come before the look
     life = Life()
     await life.journal.start()
     await life.insert(10)

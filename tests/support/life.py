@@ -122,7 +122,7 @@ class Life:
         self.feeding = Feeding(self.rig, self.folder)
         info = self.rig.info
         feeder = await self.feeding.start(info.fed_seq, info.last_order)
-        self.feeding.journal._commit.standing.REOPEN_FIRST_S = 0.0
+        self.feeding.journal._commit.acceptance.REOPEN_FIRST_S = 0.0
         return feeder
 
     async def stop(self) -> None:

@@ -190,8 +190,8 @@ async def test_checkpoints_that_fail_are_told_once(tmp_path: Path, monkeypatch: 
 
 async def test_the_journal_tells_once_that_it_can_begin_no_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["journal cannot begin a new segment, trying again", "journal has a new segment"]
-    monkeypatch.setattr("kqs.journal.condition.Standing.REOPEN_FIRST_S", 0.001)
-    monkeypatch.setattr("kqs.journal.condition.Standing.REOPEN_LAST_S", 0.001)
+    monkeypatch.setattr("kqs.journal.condition.Acceptance.REOPEN_FIRST_S", 0.001)
+    monkeypatch.setattr("kqs.journal.condition.Acceptance.REOPEN_LAST_S", 0.001)
     files, tries = FaultyFiles(MemoryFiles()), []
     journal = a_journal(files)
     await journal.start()

@@ -48,7 +48,7 @@ class Server:
         """Args: address: HOST:PORT or unix:PATH. max_jobs: how many ready jobs it may hold."""
         self._loop = asyncio.get_running_loop()
         self._books = Books(address, namespace, self._loop.time)
-        self._standing = self._books.standing
+        self._availability = self._books.availability
         self.address = address
         self.shelves = self._books.shelves
         self.instance = ""
@@ -84,7 +84,7 @@ class Server:
             while True:
                 if await self._live():
                     pauses.begin_anew()
-                self._away.met(server=self.address, reason=self._standing.reason)
+                self._away.met(server=self.address, reason=self._availability.reason)
                 await asyncio.sleep(pauses.next_spread_s())
         finally:
             if self._given_up is not None:
@@ -119,7 +119,7 @@ class Server:
         session = Session(trio, self._books, self._bodies, stats.max_job_bytes, self._listener)
         self._ready_count = stats.ready_count
         self._go_up(session, trio.instance)
-        self._standing.polled(is_draining=stats.is_draining)
+        self._availability.polled(is_draining=stats.is_draining)
         for type_, ready_count in ready_counts.items():
             if ready_count:
                 self.shelves.of(type_).note_ready(ready_count)
@@ -131,7 +131,7 @@ class Server:
             self._given_up.cancel()
             self._given_up = None
         self._session = session
-        self._standing.reached()
+        self._availability.reached()
         was, self.instance = self.instance, instance
         if not was:
             _log.info("beanstalkd reached", server=self.address, instance=instance)
@@ -140,7 +140,7 @@ class Server:
             self._forget()
 
     def _go_down(self, reason: str) -> None:
-        self._standing.lost(reason)
+        self._availability.lost(reason)
         if self._session is not None:
             self._session = None
             self._given_up = self._supervisor.call_later(GIVE_UP_S, f"beanstalkd {self.address}", self._forget)
@@ -168,13 +168,13 @@ class Server:
     async def _poll(self, census: Census) -> None:
         stats = await census.poll()
         self._ready_count = stats.ready_count
-        self._standing.polled(is_draining=stats.is_draining)
+        self._availability.polled(is_draining=stats.is_draining)
 
     @property
     def takes_puts(self) -> bool:
         """Tell whether it may be given jobs now."""
         return (
-            self._standing.takes_puts
+            self._availability.takes_puts
             and self._session is not None
             and self._session.has_room
             and self._ready_count < self._max_jobs

@@ -51,7 +51,7 @@ class Session:
         self._address = books.address
         self._puts, self.takes, self._waits = trio.puts, trio.takes, trio.waits
         self._shelves = books.shelves
-        self._standing = books.standing
+        self._availability = books.availability
         self._foreigners = books.foreigners
         self._bodies = bodies
         self._max_job_bytes = max_job_bytes
@@ -102,7 +102,7 @@ class Session:
         elif reply not in (Word.DRAINING, Word.OUT_OF_MEMORY, Word.JOB_TOO_BIG):
             puts.abort(f"put was answered by {reply}")
             return
-        self._standing.refused(reply)
+        self._availability.refused(reply)
 
     def forget(self, type_: str, entries: Sequence[Entry]) -> None:
         """Delete jobs that wait here, as far as it is known which those are; what others have reserved meanwhile is theirs."""

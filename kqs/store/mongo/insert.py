@@ -23,7 +23,7 @@ from kqs.store.mongo.session import Session
 from kqs.store.mongo.uniques import Uniques, forget, keys_of
 
 #: what an insert says of a job beside what was accepted, as it may have been claimed, and have ended, since an earlier attempt
-_STANDING = (
+_BESIDE_ACCEPTED = (
     *("place", "state", "attempt", "mark", "owner", "epoch", "begun", "due_at", "wake_at", "parked", "called"),
     *("hold", "awaits", "why", "let_due", "pends"),
     *("done", "ended_at", "drop_at", "failures", "ghosts", "interrupted", "error"),
@@ -172,27 +172,27 @@ class Inserter:
         joined: dict[int, str] = {}
         while jobs:
             first = keyed.first(jobs)
-            standing = await self._standing_ids(first)
+            recorded = await self._recorded_ids(first)
             keys = [job for job in first if job.unique is not None]
-            holders = await self._uniques.take([job for job in keys if job.id not in standing], now)
+            holders = await self._uniques.take([job for job in keys if job.id not in recorded], now)
             if others := keyed.pairs_of(jobs).keys() - keyed.pairs_of(keys).keys():
                 holders |= await self._uniques.waiting([job for job in jobs if job.unique and pair_of(job) in others], now)
             free = [job for job in first if job.unique is None or pair_of(job) not in holders]
             refused = set(await self._insert_each(free, worker, now, parked))
-            in_vain = [job for job in keys if job.order in refused and job.id not in standing]
+            in_vain = [job for job in keys if job.order in refused and job.id not in recorded]
             await forget(self._session, [(key_of(job), job.id, job.order) for job in in_vain])
             made = [job for job in free if job.order not in refused]
             self._stored.update(job.order for job in made)
             holders |= keyed.holders_of(made)
             known += refused
             found = keyed.decided(jobs, free, holders)
-            standing = await self._standing_ids([*found.conflicting, *found.repeated])
-            known += [job.order for job in (*found.conflicting, *found.repeated) if job.id in standing]
-            joined.update((job.order, holders[pair_of(job)]) for job in found.conflicting if job.id not in standing)
-            jobs = keyed.undecided(found, standing)
+            recorded = await self._recorded_ids([*found.conflicting, *found.repeated])
+            known += [job.order for job in (*found.conflicting, *found.repeated) if job.id in recorded]
+            joined.update((job.order, holders[pair_of(job)]) for job in found.conflicting if job.id not in recorded)
+            jobs = keyed.undecided(found, recorded)
         return joined
 
-    async def _standing_ids(self, jobs: Sequence[Accepted]) -> set[str]:
+    async def _recorded_ids(self, jobs: Sequence[Accepted]) -> set[str]:
         """Return the ids of these jobs under which there is a record that makes no room for them, or their own."""
         by_id = {job.id: job for job in jobs}
         if not by_id:
@@ -347,7 +347,7 @@ def _without_repeated(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Ac
 
 def _as_inserted(document: Document) -> Document:
     """Return the update that makes a stored job stand where `document` says."""
-    change: Document = {"$set": {name: document[name] for name in _STANDING if name in document}}
-    if absent := {name: "" for name in _STANDING if name not in document}:
+    change: Document = {"$set": {name: document[name] for name in _BESIDE_ACCEPTED if name in document}}
+    if absent := {name: "" for name in _BESIDE_ACCEPTED if name not in document}:
         change["$unset"] = absent
     return change

@@ -84,10 +84,10 @@ class Uniques:
         """Take what nobody has, or nobody who waits; add to `holders` who waits, and return what must be looked at again."""
         if not wanted:
             return {}
-        standing = await self._standing(wanted)
-        if free := [self._taken(pair, job) for pair, job in wanted.items() if pair not in standing]:
+        found = await self._find(wanted)
+        if free := [self._taken(pair, job) for pair, job in wanted.items() if pair not in found]:
             await write_unless_taken(self._uniques.insert_many(free, ordered=False))
-        theirs = {pair: one for pair, one in standing.items() if not self._is_ours(one, wanted[pair])}
+        theirs = {pair: one for pair, one in found.items() if not self._is_ours(one, wanted[pair])}
         documents = {
             one["_id"]: one for one in await self._session.find([one["job"] for one in theirs.values()], {}, _HOLDER_FIELDS)
         }
@@ -105,11 +105,11 @@ class Uniques:
             await self._uniques.bulk_write(writes, ordered=False)
         if free or writes:
             asked = {pair: job for pair, job in wanted.items() if pair not in holders and pair not in again}
-            standing = await self._standing(asked)
-            again |= {pair: job for pair, job in asked.items() if not self._is_ours(standing.get(pair, {}), job)}
+            found = await self._find(asked)
+            again |= {pair: job for pair, job in asked.items() if not self._is_ours(found.get(pair, {}), job)}
         return again
 
-    async def _standing(self, wanted: Keyed) -> dict[str, Document]:
+    async def _find(self, wanted: Keyed) -> dict[str, Document]:
         found = self._uniques.find({"_id": {"$in": list(wanted)}})
         return {one["_id"]: one async for one in found}
 

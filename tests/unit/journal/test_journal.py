@@ -22,7 +22,7 @@ from kqs.errors import (
     JournalVersionError,
 )
 from kqs.journal import NO_ORDER, Journal, OsFiles, Record
-from kqs.journal.condition import Standing
+from kqs.journal.condition import Acceptance
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header, reseal_frame, salt_of
 from kqs.journal.recovery import mend
 from kqs.journal.scan import scan
@@ -483,7 +483,7 @@ async def test_a_cancelled_waiter_does_not_withdraw_its_record() -> None:
 
 
 async def test_a_failure_of_records_nobody_waits_for_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.0)
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     failing = iter([OSError(errno.EIO, "gone")])
     files.plan = lambda _index, name: next(failing, None) if name == "flush" else None
@@ -495,7 +495,7 @@ async def test_a_failure_of_records_nobody_waits_for_is_survived(monkeypatch: py
 
 
 async def test_a_disk_that_fails_every_flush_is_not_filled_with_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.0)
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     for _ in range(4):
         files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
@@ -510,7 +510,7 @@ async def test_a_disk_that_fails_every_flush_is_not_filled_with_segments(monkeyp
 
 
 async def test_stopping_while_a_new_segment_is_tried_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.0)
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
     journal.append(a_record())
@@ -521,7 +521,7 @@ async def test_stopping_while_a_new_segment_is_tried_ends(monkeypatch: pytest.Mo
 
 
 async def test_a_segment_that_cannot_be_begun_is_tried_until_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.0)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.0)
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     failing = iter([OSError(errno.EIO, "gone")] * 5)
     files.plan = lambda _index, name: next(failing, None) if name in ("write", "create") else None

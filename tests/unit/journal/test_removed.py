@@ -12,7 +12,7 @@ import pytest
 
 from kqs.errors import JournalError, JournalFailedError
 from kqs.journal import Files, Journal
-from kqs.journal.condition import Standing
+from kqs.journal.condition import Acceptance
 from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.scan import scan
 from kqs.service import SystemClock
@@ -25,8 +25,8 @@ FIRST = DIR / "000000000001.kqj"
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JournalDisk, "LOOK_S", 0.001)
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 0.001)
-    monkeypatch.setattr(Standing, "REOPEN_LAST_S", 0.002)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 0.001)
+    monkeypatch.setattr(Acceptance, "REOPEN_LAST_S", 0.002)
 
 
 async def a_started(files: Files, segment_bytes: int = 4096) -> Journal:
@@ -146,7 +146,7 @@ async def test_a_lost_segment_that_held_nothing_is_made_again() -> None:
 
 
 async def test_a_stop_leaves_a_journal_that_starts_if_the_store_has_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Standing, "REOPEN_FIRST_S", 600)
+    monkeypatch.setattr(Acceptance, "REOPEN_FIRST_S", 600)
     journal = await a_started(files := MemoryFiles())
     await appended(journal, a_record("one"))
     unlink_segment(files)

@@ -54,7 +54,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
 }
 
 
-class Standing:
+class Availability:
     """See the module docstring. Call from the loop thread."""
 
     def __init__(self, address: str, now: Callable[[], float]) -> None:
