@@ -74,9 +74,10 @@ class ServerBackend:
         """Return a verdict and what is wrong. See Vitals."""
         return await self._vitals.health(draining=draining)
 
-    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
+    async def report_unwatched(self, named: Named, end: Outcome | Returned | None) -> bool:
         """Take the end of a run that is not watched over here: another server's, or one that it repeats.
 
+        Args: end: None: it never began, of which no record could tell afterwards.
         Returns: False: the run is over, and has not ended so.
         """
         await self._catch_up()
@@ -86,7 +87,7 @@ class ServerBackend:
             return False
         if any(run.attempt == named.attempt and run.state == "processing" for run in record.runs):
             return await self._queue.runs.report_unwatched(record, named.claim, named.attempt, end)
-        return any(run.attempt == named.attempt and is_recorded_as(end, run) for run in record.runs)
+        return end is not None and any(run.attempt == named.attempt and is_recorded_as(end, run) for run in record.runs)
 
     async def suspend(self, type_: str) -> dict[str, Any]:
         """Let no job of a type begin, on any server of the store. Raises: CallError."""

@@ -210,9 +210,12 @@ class Runs:
         What it has said of its progress all the same is kept, as that of any run that goes back.
         """
         if self._leases.end(lease):
-            if self._events.is_heard:
-                self._events.unbegun(lease.run)
+            self._tell_unbegun(lease.run)
             self._ended(lease, self._judge.unclaimed(lease.run, self._now()))
+
+    def _tell_unbegun(self, run: Run) -> None:
+        if self._events.is_heard:
+            self._events.unbegun(run)
 
     def call_off(self, claims: Sequence[Claim]) -> None:
         """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
@@ -232,14 +235,17 @@ class Runs:
         elif self._leases.end(lease):
             self._lost(lease, self._judge.called_off(lease.run, lease.options, self._now()))
 
-    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned) -> bool:
+    async def report_unwatched(self, record: JobRecord, claim: Claim, attempt: int, end: Outcome | Returned | None) -> bool:
         """Take the end of a run that another server watches over, as far as its record tells; the store knows if it is on.
 
-        Args: attempt: which run of the job it is to people, from 1.
+        Args: attempt: which run of the job it is to people, from 1. end: None: it never began where it was to.
         """
         run = _run_of(record, claim, attempt)
         accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if isinstance(end, Returned):
+        if end is None:
+            self._tell_unbegun(run)
+            self.give_back(run)
+        elif isinstance(end, Returned):
             report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
             self.over(_in_line(run, report), report)
         else:

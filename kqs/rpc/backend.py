@@ -32,8 +32,11 @@ class Backend(Protocol):
         """Return where remote workers are served."""
         ...
 
-    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
-        """Take the end of a run that is not watched over here; tell whether it was taken, or has ended the run before."""
+    async def report_unwatched(self, named: Named, end: Outcome | Returned | None) -> bool:
+        """Take the end of a run that is not watched over here; tell whether it was taken, or has ended the run before.
+
+        Args: end: None: it never began.
+        """
         ...
 
     async def stats(self) -> dict[str, int | float]:

@@ -291,7 +291,7 @@ def releasing(peer: Peer, call: Call) -> Steps[None]:
         if (run := peer.context.desk.run(one.run)) is not None:
             peer.context.desk.release(run, end_of(one), lambda ok: _told(answers, index, ok))
         else:
-            unknown.append(_Unknown(answers, index, _named(peer, one.run), end_of(one) or Returned()))
+            unknown.append(_Unknown(answers, index, _named(peer, one.run), end_of(one)))
 
     yield from _each(peer, call, RELEASES, release)
     _ask_later(peer, unknown)
@@ -315,12 +315,15 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
 
 
 class _Unknown(NamedTuple):
-    """What is said of a run that is not open here: the report that has ended it, repeated, or the run is another server's."""
+    """What is said of a run that is not open here: the report that has ended it, repeated, or the run is another server's.
+
+    said: None: it never began.
+    """
 
     answers: _Answers
     place: int
     named: Named
-    said: Outcome | Returned | Touch
+    said: Outcome | Returned | Touch | None
 
 
 def _ask_later(peer: Peer, unknown: list[_Unknown]) -> None:

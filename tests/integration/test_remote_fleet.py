@@ -188,6 +188,21 @@ def test_any_server_takes_a_run_back_and_only_once(fleet: Fleet, hold: bool) -> 
         assert states(b, [run]) == {("interrupted", "success")}
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_any_server_takes_back_a_run_that_never_began_as_if_it_had_not_been_given(fleet: Fleet, hold: bool) -> None:
+    with fleet.serving("a", **NO_LANES) as a, fleet.serving("b", **NO_LANES) as b, working_at(b) as other:
+        with working_at(a) as worker:
+            (run,) = given(worker, hold=hold)
+            assert other.call("release", {"run": run["run"], "begun": False}) is True
+            left = record(b, run["id"])
+            assert (left["state"], left["attempt"], left["interrupted"], left["runs"]) == ("new", 0, 0, [])
+            (again,) = other.reserve("remote")
+            assert (again["id"], again["attempt"]) == (run["id"], 1)
+            assert worker.finish(run["run"]) == ["stale"]
+        assert other.finish(run["run"], again["run"]) == ["stale", True]
+        assert states(b, [run]) == {("success",)}
+
+
 def test_a_held_run_waits_for_a_server_that_has_no_store_yet(fleet: Fleet) -> None:
     with line_to(fleet.mongo_port) as line:
         with fleet.serving("a", Ways(mongo=line), **NO_LANES) as a, working_at(a) as worker:

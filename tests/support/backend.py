@@ -98,13 +98,13 @@ class MemoryBackend:
         self.events: Any = None  # as desk
         self.waits_s: dict[str, float] = {}
         self.waiting: dict[str, list[Told]] = {}
-        self.ended: set[tuple[str, type[Outcome | Returned]]] = set()
+        self.ended: set[tuple[str, type[Outcome | Returned | None]]] = set()
         self.suspended: set[str] = set()
         self.limits: dict[str, Mapping[str, Any] | None] = {}
         self.changes: list[tuple[Verb, Filter, bool, bool]] = []
         self.done = Done()
 
-    async def report_unwatched(self, named: Named, end: Outcome | Returned) -> bool:
+    async def report_unwatched(self, named: Named, end: Outcome | Returned | None) -> bool:
         return (named.claim.id, type(end)) in self.ended
 
     def options(self, type_: str, own: bytes | None, prio: int) -> dict[str, Any]:
