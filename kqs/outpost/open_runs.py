@@ -4,8 +4,8 @@ A run that waits for its lane is touched for, so that its time begins with its h
 the server is told that its handler has touched it. Each at most every third of its ttr, many in one call. A touch of a handler
 is a time that it wrote down, so they are looked for now and then.
 
-The server says which runs are over. Of one whose order was withdrawn it cannot, nor while the network holds up what it says:
-so a run that is past its ttr or its limit, and a while more, is over without a word. Call from the loop thread.
+The server says which runs are over. While no order stands it cannot, nor while the network holds up what it says: so a run that
+is past its ttr or its limit, and a while more, is over without a word. Call from the loop thread.
 """
 
 from __future__ import annotations

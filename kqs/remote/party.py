@@ -20,7 +20,8 @@ class Order:
     """What was asked for: jobs for `room` runs, once or whenever there is room.
 
     given: called with runs as they begin. ended: called when no more will come, unless whoever asked has ended it.
-    lost: called with a run that was judged without its report, while this lasts.
+    lost: called with a run that is to end, or was judged without its report, while this lasts: one of its own, or of one of the
+    same party that is over.
     """
 
     __slots__ = ("_ended", "_given", "_lost", "_most", "is_once", "is_over", "is_paused", "party", "pool", "room", "withheld")
@@ -63,8 +64,12 @@ class Order:
             run.progress = None
 
     def tell_lost(self, run: OpenRun) -> None:
-        """Tell of a run that is to end, or was judged without its report."""
-        if self._lost is not None and not self.is_over:
+        """Tell of a run that is to end, or was judged without its report, if this is not over; else have another tell of it."""
+        if self._lost is None:
+            return
+        if self.is_over:
+            self.party.tell_lost(run)
+        else:
             self._lost(run)
 
     def withdraw(self) -> bool:
@@ -111,6 +116,7 @@ class Party:
         self.done_count = self.failed_count = 0
         self._orders: set[Order] = set()
         self._runs: dict[str, OpenRun] = {}
+        self._untold: list[OpenRun] = []  # runs of orders that are over, of which the next order is to tell
         self._is_paused = False
         #: a run of its was lost, and nothing was heard of it since: it may be held up, and would take all that nobody else does
         self.is_doubted = False
@@ -155,7 +161,19 @@ class Party:
         pool.orders.add(order)
         if not order.is_paused:
             pool.go_on(order)
+        if self._untold and not order.is_once:
+            untold, self._untold = self._untold, []
+            for run in untold:
+                order.tell_lost(run)
         return order
+
+    def tell_lost(self, run: OpenRun) -> None:
+        """Tell of a run of an order that is over, which is to end or was judged: by one that stands, or the next that will."""
+        order = next((order for order in self._orders if not order.is_once), None)
+        if order is not None:
+            order.tell_lost(run)
+        elif not self.is_gone:
+            self._untold.append(run)
 
     def forget(self, order: Order) -> None:
         """Take in that an order is over."""

@@ -381,6 +381,17 @@ def test_a_run_over_its_time_limit_is_cancelled(folder: Path, server: Served) ->
         assert ended(server, insert(server, "double", 1))["result"] == 2  # its lane goes on
 
 
+def test_each_cancelled_job_ends_at_once_though_others_were_cancelled_before(folder: Path, server: Served) -> None:
+    with working(folder, server, "chores") as worker:
+        job_ids = [insert(server, "gated in a thread" if number % 2 else "sleep", 60, ttr=600) for number in range(6)]
+        for job_id in job_ids:
+            until_said(worker, f"begun {job_id}")
+        for job_id in job_ids:  # what the worker asks for changes with each: the call that brought them is withdrawn
+            ask(server, "cancel", job_id)
+            ended(server, job_id, "cancelled")
+        (folder / "gate").touch()
+
+
 def test_it_touches_for_handlers_that_ask_for_it(folder: Path, server: Served) -> None:
     with working(folder, server, "chores"):
         job_id = insert(server, "sleep", 4, ttr=2, auto_touch=True)

@@ -217,3 +217,24 @@ async def test_one_that_rests_is_not_tried_out_and_has_its_room_when_it_goes_on(
     worker.party.resume()
     await worker.take(3)
     assert_balanced(order.pool)
+
+
+@pytest.mark.parametrize("is_asked_before", [True, False])
+async def test_another_order_tells_of_the_runs_of_one_that_was_withdrawn(rig: Rig, *, is_asked_before: bool) -> None:
+    worker = Hired(a_desk(rig))
+    first = worker.work(2)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    runs = await worker.take(2)
+    assert first.withdraw()
+    worker.reserve(1, "fax")  # it tells of nothing
+    if is_asked_before:
+        worker.work(1)
+    rig.queue.runs.call_off([runs[0].run.claim])
+    rig.clock.advance(1000)
+    await until(lambda: worker.desk.runs_count == 0)
+    if not is_asked_before:
+        assert worker.lost == []
+        worker.work(1)
+    assert worker.lost[0] is runs[0]
+    assert worker.lost[-1] in runs
+    assert {run.token for run in worker.lost} == {run.token for run in runs}
