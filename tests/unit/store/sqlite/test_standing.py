@@ -1,0 +1,84 @@
+"""Whether the store's files stand under their names, with and without a system that tells an open file's name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kqs.errors import StoreUnavailableError
+from kqs.store.sqlite.connection import LEAST_WAL_BYTES
+from kqs.store.sqlite.standing import Standing
+
+
+@pytest.fixture(params=["names are told", "names are not told"])
+def standing(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standing:
+    """Of `s`, in a folder `store`, and its WAL of 4 MiB."""
+    if request.param == "names are not told":
+        monkeypatch.setattr("kqs.store.sqlite.standing._name_of", lambda _handle: None)
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "s").write_bytes(bytes(8192))
+    (folder / "s-wal").write_bytes(bytes(LEAST_WAL_BYTES * 16))
+    standing = Standing(folder / "s")
+    standing.opened()
+    return standing
+
+
+def replaced(path: Path) -> None:
+    shutil.copy(path, path.with_suffix(".copy"))
+    path.with_suffix(".copy").replace(path)
+
+
+def moved_away(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+
+
+def moved_with_its_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_suffix(".old"))
+
+
+def linked(path: Path) -> None:
+    moved_away(path)
+    path.symlink_to(path.with_suffix(".old"))
+
+
+@pytest.mark.parametrize("name", ["s", "s-wal"])
+@pytest.mark.parametrize("lose", [Path.unlink, replaced, moved_away, moved_with_its_folder, linked])
+def test_a_file_that_has_lost_its_name_is_noticed(
+    standing: Standing, tmp_path: Path, name: str, lose: Callable[[Path], None]
+) -> None:
+    standing.check()
+    lose(tmp_path / "store" / name)
+    with pytest.raises(StoreUnavailableError, match="was removed or replaced"):
+        standing.check()
+
+
+@pytest.mark.parametrize("name", ["s", "s-wal"])
+def test_a_file_that_was_cut_short_is_noticed(standing: Standing, tmp_path: Path, name: str) -> None:
+    os.truncate(tmp_path / "store" / name, 0)
+    with pytest.raises(StoreUnavailableError, match="was cut short"):
+        standing.check()
+
+
+def test_a_wal_may_grow_and_be_begun_anew(standing: Standing, tmp_path: Path) -> None:
+    for size in (LEAST_WAL_BYTES * 32, LEAST_WAL_BYTES):
+        os.truncate(tmp_path / "store" / "s-wal", size)
+        standing.check()
+    standing.about_to_empty_wal()
+    os.truncate(tmp_path / "store" / "s-wal", 0)
+    standing.check()
+
+
+def test_a_wal_is_open_no_more_once_it_is_about_to_be_closed(standing: Standing, tmp_path: Path) -> None:
+    standing.opened()
+    standing.about_to_close()
+    targets = {os.readlink(f"/proc/self/fd/{handle}") for handle in os.listdir("/proc/self/fd") if _is_open(handle)}
+    assert str(tmp_path / "store" / "s-wal") not in targets
+
+
+def _is_open(handle: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{handle}")
