@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
-from kqs.errors import StoreCorruptError
+from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Claim, Entry, JobRecord, Run, State
 from kqs.store.base import Holder, Looked, Store
@@ -13,9 +14,12 @@ from kqs.supervisor import Supervisor
 
 Answer = TypeVar("Answer")
 
+#: who asks waits no longer, in s, for a store that neither answers nor refuses, as one on a disk that hangs
+ANSWERS_WITHIN_S = 5.0
+
 
 class Reads:
-    """Answers from the store. Raises: StoreUnavailableError, from each."""
+    """Answers from the store. Raises: StoreUnavailableError, from each; where it takes too long too, but for `taken`."""
 
     def __init__(self, store: Store, supervisor: Supervisor) -> None:
         """Args: supervisor: told of damage, which ends the server, whoever meets it first."""
@@ -66,9 +70,16 @@ class Reads:
 
     async def taken(self, claim: Claim) -> Run | None:
         """Return a held run that is ours to watch over from now on, under this claim; None: it is over."""
-        return await self._told(self._store.take(claim))
+        return await self._heeding(self._store.take(claim))
 
     async def _told(self, answer: Awaitable[Answer]) -> Answer:
+        try:
+            async with asyncio.timeout(ANSWERS_WITHIN_S):
+                return await self._heeding(answer)
+        except TimeoutError:
+            raise StoreUnavailableError(f"the store has not answered for {ANSWERS_WITHIN_S:g} s") from None
+
+    async def _heeding(self, answer: Awaitable[Answer]) -> Answer:
         try:
             return await answer
         except StoreCorruptError as error:
