@@ -46,6 +46,7 @@ class Desk:
         self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
         self._runs: dict[str, OpenRun] = {}
         self._held_count = 0  # of these
+        self._called_off: dict[str, OpenRun] = {}  # of these, held ones without a party whose jobs were cancelled
         self._parties: WeakSet[Party] = WeakSet()
         self._tokens = Tokens("")
         self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
@@ -129,7 +130,16 @@ class Desk:
         begun.lease.on_cancel = partial(self._run_cancelled, begun)
         self._runs[begun.token] = begun
         self._held_count += run.held
+        self._note_called_off(begun)
         return begun
+
+    def _note_called_off(self, run: OpenRun) -> None:
+        if run.is_cancelled and run.party is None:
+            self._called_off[run.token] = run
+
+    def called_off(self, worker: str) -> list[OpenRun]:
+        """Return the runs without a party that are to end, and that the worker of this name may have in hand."""
+        return [run for run in self._called_off.values() if run.worker in (None, worker)] if self._called_off else []
 
     def adopt(self, runs: Sequence[Run]) -> None:
         """Watch over held runs whose server is gone."""
@@ -160,6 +170,7 @@ class Desk:
         """Let a held run go on without its party, which is gone; its ttr counts from now."""
         run.party = run.order = None
         run.lease.context.touch()
+        self._note_called_off(run)
 
     def run(self, token: str) -> OpenRun | None:
         """Return the run of a token, if it is in somebody's hands here."""
@@ -231,8 +242,7 @@ class Desk:
         self._source.lose(run.lease, reason)
 
     def _run_lost(self, run: OpenRun, _lease: Lease) -> None:
-        if run.order is not None:
-            run.order.tell_lost(run)
+        self._tell_lost(run)
         if run.party is not None:
             run.party.overdue_count += 1
             run.party.doubt()
@@ -245,11 +255,20 @@ class Desk:
     def _run_cancelled(self, run: OpenRun, _lease: Lease) -> None:
         """Tell whoever has the run: it is theirs to end, as long as they say that it goes on."""
         run.is_cancelled = True
+        self._note_called_off(run)
+        self._tell_lost(run)
+
+    def _tell_lost(self, run: OpenRun) -> None:
         if run.order is not None:
             run.order.tell_lost(run)
+        elif run.party is None:  # its worker may be back, by whichever connection: after a start nobody knows its name
+            for party in self.parties:
+                if run.worker in (None, party.worker):
+                    party.tell_away(run)
 
     def _close(self, run: OpenRun) -> None:
         del self._runs[run.token]
+        self._called_off.pop(run.token, None)
         self._held_count -= run.run.held
         if run.party is not None:
             run.party.close(run)

@@ -165,6 +165,9 @@ class Party:
             untold, self._untold = self._untold, []
             for run in untold:
                 order.tell_lost(run)
+        if held and not order.is_once:
+            for run in self._desk.called_off(worker):
+                order.tell_lost(run)
         return order
 
     def tell_lost(self, run: OpenRun) -> None:
@@ -179,6 +182,12 @@ class Party:
         """Take in that an order is over."""
         self._orders.discard(order)
         self._desk.note_left(order.pool)
+
+    def tell_away(self, run: OpenRun) -> None:
+        """Tell of a held run without a party that is to end, or was judged: this may be its worker, if it holds runs."""
+        order = next((order for order in self._orders if not order.is_once and order.pool.consumer.is_held), None)
+        if order is not None:
+            order.tell_lost(run)
 
     def begin(self, run: Run, order: Order | None) -> OpenRun:
         """Let a run begin in this party's hands."""

@@ -392,6 +392,20 @@ def test_each_cancelled_job_ends_at_once_though_others_were_cancelled_before(fol
         (folder / "gate").touch()
 
 
+def test_a_held_run_that_is_cancelled_after_a_restart_ends_at_once(folder: Path) -> None:
+    settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
+    with serving(folder, **settings) as server, working(folder, server, "--hold", "chores") as worker:
+        job_ids = [insert(server, "sleep", 60, ttr=600) for _ in range(2)]
+        for job_id in job_ids:
+            until_said(worker, f"begun {job_id}")
+        server.stop(signal.SIGKILL)
+        with serving(folder, **settings) as again:
+            ask(again, "cancel", job_ids[0])  # before its worker is back, or just after
+            ended(again, job_ids[0], "cancelled")
+            ask(again, "cancel", job_ids[1])
+            ended(again, job_ids[1], "cancelled")
+
+
 def test_it_touches_for_handlers_that_ask_for_it(folder: Path, server: Served) -> None:
     with working(folder, server, "chores"):
         job_id = insert(server, "sleep", 4, ttr=2, auto_touch=True)

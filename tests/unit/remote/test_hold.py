@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from structlog.testing import capture_logs
 
-from kqs.job import State
+from kqs.job import Returned, State
 from kqs.outcome import Ok
 from kqs.queue.leases import SLOT_S
 from tests.support.jobs import an_accepted
@@ -94,3 +95,30 @@ async def test_it_is_the_stores_before_it_begins(rig: Rig) -> None:
     await rig.accept(*jobs)
     await worker.take(2)
     assert (await rig.record(1)).state is State.PROCESSING
+
+
+@pytest.mark.parametrize("is_back_before", [True, False])
+@pytest.mark.parametrize("is_known", [True, False], ids=["the same server", "a server started again"])
+async def test_its_worker_is_told_that_it_is_cancelled_when_it_is_back(
+    rig: Rig, *, is_back_before: bool, is_known: bool
+) -> None:
+    desk = a_desk(rig)
+    worker, back, other, holds_none = Hired(desk), Hired(desk), Hired(desk, "other"), Hired(desk)
+    worker.work(held=True)
+    await rig.accept(an_accepted(1))
+    (run,) = await worker.take()
+    worker.party.leave("lost")
+    if not is_known:
+        run.worker = None
+    other.work(held=True)
+    holds_none.work()
+    if is_back_before:
+        back.work(held=True)
+    rig.queue.runs.call_off([run.run.claim])
+    if not is_back_before:
+        back.work(held=True)
+    assert back.lost == [run]
+    assert other.lost == ([] if is_known else [run])
+    assert worker.lost == holds_none.lost == []
+    desk.release(run, Returned(), back.told.append)
+    assert desk.called_off("w") == []
