@@ -651,6 +651,39 @@ async def test_key_that_nobody_will_use_any_more_is_taken(
         assert await theirs.insert([their_job(7, unique="k")], 1, "w", now) == []
 
 
+async def test_key_whose_job_is_stored_while_another_server_asks_for_it_is_not_taken(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+    may_be_storing = theirs._there.servers.may_be_storing
+
+    async def store_and_ask(*args: Any) -> bool:
+        assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
+        await ours.sync()
+        return await may_be_storing(*args)
+
+    monkeypatch.setattr(theirs._there.servers, "may_be_storing", store_and_ask)
+    assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: a_job(5).id}
+    assert [record.id for record in await ours.jobs(type_=None, state=None, after=None, limit=9)] == [a_job(5).id]
+
+
+async def test_key_of_a_job_that_is_about_to_replace_a_record_of_its_id_is_waited_for(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float
+) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    (run,) = await ours.claim([an_entry(0, id="mine")], "w", now)
+    await ours.report([a_report(run.claim, at=now, drop_at=now)])
+    with client_of(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": "mine", "order": FIRST + 5, "node": NODE, "epoch": 1})
+    with pytest.raises(StoreUnavailableError, match="another server is storing"):
+        await theirs.insert([their_job(6, unique="k")], 1, "w", now)
+    assert await ours.insert([a_job(5, id="mine", unique="k", accepted_at=now)], 2, "w", now) == []
+    assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: "mine"}
+
+
 async def test_server_that_takes_up_its_journal_again_finds_its_key_taken(
     ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, now: float
 ) -> None:

@@ -88,18 +88,14 @@ class Uniques:
         if free := [self._taken(pair, job) for pair, job in wanted.items() if pair not in found]:
             await write_unless_taken(self._uniques.insert_many(free, ordered=False))
         theirs = {pair: one for pair, one in found.items() if not self._is_ours(one, wanted[pair])}
-        documents = {
-            one["_id"]: one for one in await self._session.find([one["job"] for one in theirs.values()], {}, _HOLDER_FIELDS)
-        }
-        again: Keyed = {}
+        storing, stored = await self._look_at(theirs)
+        again = {pair: wanted[pair] for pair in storing}
         writes: list[UpdateOne] = []
         for pair, one in theirs.items():
-            document = documents.get(one["job"])
-            if document is None and await self._servers.may_be_storing(one["node"], one["epoch"], one["order"]):
-                again[pair] = wanted[pair]
-            elif document is not None and _is_of(document, one) and waits(document) and not _is_expired(document, now):
+            document = stored.get(pair)
+            if document is not None and waits(document) and not _is_expired(document, now):
                 holders[pair] = one["job"]
-            else:
+            elif pair not in storing:
                 writes.append(UpdateOne(one, {"$set": self._taken(pair, wanted[pair])}))
         if writes:
             await self._uniques.bulk_write(writes, ordered=False)
@@ -108,6 +104,32 @@ class Uniques:
             found = await self._find(asked)
             again |= {pair: job for pair, job in asked.items() if not self._is_ours(found.get(pair, {}), job)}
         return again
+
+    async def _look_at(self, taken: Mapping[str, Document]) -> tuple[set[str], dict[str, Document]]:
+        """Return whose jobs others may be about to store, and the documents of those that are stored; by pair."""
+        stored = await self._stored(taken)
+        storing: set[str] = set()
+        done: dict[str, Document] = {}
+        for pair, one in taken.items():
+            if pair not in stored:
+                if await self._servers.may_be_storing(one["node"], one["epoch"], one["order"]):
+                    storing.add(pair)
+                else:
+                    done[pair] = one
+        # it may have been stored since we looked for it: only what is missing after its server has gone on is not to come
+        return storing, stored | await self._stored(done)
+
+    async def _stored(self, taken: Mapping[str, Document]) -> dict[str, Document]:
+        """Return by pair the documents of the jobs that took them; a record that one of them is to replace is none."""
+        if not taken:
+            return {}
+        found = await self._session.find([one["job"] for one in taken.values()], {}, _HOLDER_FIELDS)
+        documents = {document["_id"]: document for document in found}
+        return {
+            pair: documents[one["job"]]
+            for pair, one in taken.items()
+            if one["job"] in documents and _is_of(documents[one["job"]], one)
+        }
 
     async def _find(self, wanted: Keyed) -> dict[str, Document]:
         found = self._uniques.find({"_id": {"$in": list(wanted)}})
