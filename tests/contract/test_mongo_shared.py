@@ -684,6 +684,24 @@ async def test_key_of_a_job_that_is_about_to_replace_a_record_of_its_id_is_waite
     assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: "mine"}
 
 
+async def test_key_that_an_earlier_boot_has_taken_is_the_new_ones_while_it_stores_the_job(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client_of(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 0})
+    store = ours._there.inserter._store
+
+    async def store_late(documents: list[Any]) -> set[int]:
+        with pytest.raises(StoreUnavailableError, match="another server is storing"):
+            await theirs.insert([their_job(6, unique="k")], 1, "w", now)
+        return await store(documents)
+
+    monkeypatch.setattr(ours._there.inserter, "_store", store_late)
+    assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
+    assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: a_job(5).id}
+
+
 async def test_server_that_takes_up_its_journal_again_finds_its_key_taken(
     ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, now: float
 ) -> None:

@@ -202,8 +202,8 @@ class Servers:
         return epochs
 
     async def may_be_storing(self, node: str, epoch: int, order: int) -> bool:
-        """Tell whether another boot lives that is not known to have stored its journal's jobs up to this order."""
-        if epoch == self.epoch or epoch not in await self.living():
+        """Tell whether a boot of another server lives that is not known to have stored its journal's jobs up to this order."""
+        if node == self._node or epoch not in await self.living():
             return False
         return await self._servers.find_one({"node": node, "epoch": epoch, "last_order": {"$lt": order}}) is not None
 

@@ -102,7 +102,7 @@ class Uniques:
         if free or writes:
             asked = {pair: job for pair, job in wanted.items() if pair not in holders and pair not in again}
             found = await self._find(asked)
-            again |= {pair: job for pair, job in asked.items() if not self._is_ours(found.get(pair, {}), job)}
+            again |= {pair: job for pair, job in asked.items() if not self._is_ours(found.get(pair), job)}
         return again
 
     async def _look_at(self, taken: Mapping[str, Document]) -> tuple[set[str], dict[str, Document]]:
@@ -138,8 +138,9 @@ class Uniques:
     def _taken(self, pair: str, job: Accepted) -> Document:
         return {"_id": pair, "job": job.id, "order": job.order, "node": self._node, "epoch": self._session.epoch}
 
-    def _is_ours(self, one: Mapping[str, Any], job: Accepted) -> bool:
-        return (one.get("job"), one.get("order"), one.get("node")) == (job.id, job.order, self._node)
+    def _is_ours(self, one: Document | None, job: Accepted) -> bool:
+        """Tell whether this boot has taken it for the job. What an earlier one took is anybody's: it has to be taken anew."""
+        return one == self._taken(key_of(job), job)
 
 
 async def forget(session: Session, jobs: Iterable[tuple[str, str, int]]) -> None:
