@@ -13,10 +13,11 @@ from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Run, State
-from kqs.store.base import Waiting
+from kqs.store.base import Verb, Waiting
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S
 from kqs.store.mongo.tallies import RECOUNT_S, SETTLE_S
+from tests.contract.change_contract import change
 from tests.contract.changes import JobChanges
 from tests.contract.store_contract import (
     BULK_BYTES,
@@ -28,6 +29,7 @@ from tests.contract.store_contract import (
     a_claim,
     a_job,
     a_report,
+    an_ended,
     an_entry,
 )
 from tests.support.clock import FakeClock
@@ -700,6 +702,25 @@ async def test_key_that_an_earlier_boot_has_taken_is_the_new_ones_while_it_store
     monkeypatch.setattr(ours._there.inserter, "_store", store_late)
     assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
     assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: a_job(5).id}
+
+
+@pytest.mark.parametrize("what", ["a revived job", "a job that goes before others of its batch"])
+async def test_key_is_waited_for_though_its_server_has_stored_what_has_a_higher_order(
+    ours: MongoStore, theirs: MongoStore, uri: str, now: float, what: str
+) -> None:
+    if what == "a revived job":
+        await ours.insert([an_ended(0, State.FAIL, at=now)], 1, "w", now)
+        await change(ours, Verb.RETRY, now=now)
+    else:
+        await ours.insert([an_ended(6, at=now)], 0, "w", now)
+    await ours.sync()
+    with client_of(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+    with pytest.raises(StoreUnavailableError, match="another server is storing"):
+        await theirs.insert([their_job(7, unique="k")], 1, "w", now)
+    assert await ours.insert([a_job(5, unique="k")], 2, "w", now) == []
+    assert (await theirs.insert([their_job(7, unique="k")], 1, "w", now)).joined == {FIRST + 7: a_job(5).id}
 
 
 async def test_server_that_takes_up_its_journal_again_finds_its_key_taken(

@@ -8,6 +8,7 @@
     beat           grows with every heartbeat
     fed_seq        the journal seq up to which (exclusive) everything is stored
     last_order     the highest order ever stored
+    decided_order  the order up to which all jobs of its journal are stored or refused
     bell           grows when another server has cancelled or deleted what this one runs, or suspended or resumed a type
     called_off     the newest {job, order, attempt, epoch} of such runs whose records others have replaced
     held           grows when another server has made jobs that wait for others, and has not said so for some seconds
@@ -74,6 +75,7 @@ class Servers:
         self.last_order = 0
         #: the highest order that came from the journal, not from a retry
         self.fed_order = 0
+        self._decided_order = 0
         self._journal_order = 0
         #: the last boot of our journal did not end in good order, or in doubt
         self.was_killed = False
@@ -127,6 +129,8 @@ class Servers:
 
     def fed_to(self, fed_seq: int, last_order: int) -> None:
         """Note that the journal is fed so far; neither goes back."""
+        if fed_seq and fed_seq >= self.fed_seq:  # else they were stored ahead of others that came before them
+            self._decided_order = max(self._decided_order, last_order)
         self.fed_seq = max(self.fed_seq, fed_seq)
         self.fed_order = max(self.fed_order, last_order)
         self.reach(last_order)
@@ -156,7 +160,8 @@ class Servers:
         return self._monotonic() - self._beat_at > LEASE_S / 2
 
     def _reach(self, fed_seq: int) -> Document:
-        return {"fed_seq": fed_seq, "last_order": self.last_order, "journal_order": self._journal_order}
+        orders = {"last_order": self.last_order, "decided_order": self._decided_order, "journal_order": self._journal_order}
+        return {"fed_seq": fed_seq, **orders}
 
     async def leave(self, *, doubts: bool) -> None:
         """Say that this boot is over: what it has claimed may be given back at once.
@@ -205,7 +210,8 @@ class Servers:
         """Tell whether a boot of another server lives that is not known to have stored its journal's jobs up to this order."""
         if node == self._node or epoch not in await self.living():
             return False
-        return await self._servers.find_one({"node": node, "epoch": epoch, "last_order": {"$lt": order}}) is not None
+        found = await self._servers.find_one({"node": node, "epoch": epoch}, ["decided_order"])
+        return found is not None and bool(found.get("decided_order", 0) < order)
 
     async def ring(self, epochs: Collection[int]) -> None:
         """Let these boots know that something they run was cancelled; those that cannot be told now are told with the next."""
