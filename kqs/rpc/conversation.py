@@ -33,8 +33,10 @@ _OUT_BYTES = 64 * 1024
 #: What is decoded and run at once where the fast ways do not fit: some ms, even of the most costly lines.
 _SHORT_BYTES = 4096
 _SHORT_ARGUMENT_BYTES = 16 * 1024
-_KEEPING = ("insert", "adopt")
-_NOT_ADMINISTRATION = (*_KEEPING, "batch", "echo", "reserve", "work")
+_INSERTING = ("insert", "adopt", "batch")
+#: what becomes records of the journal, and waits while that is far behind
+_KEEPING = (*_INSERTING, "fire")
+_NOT_ADMINISTRATION = (*_INSERTING, "echo", "reserve", "work")
 
 
 class Conversation:

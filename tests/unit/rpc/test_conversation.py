@@ -107,6 +107,31 @@ async def test_inserts_wait_while_the_journal_is_far_behind(monkeypatch: pytest.
     assert [answer["id"] for answer in talk.hear(b"")] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("insert", b'[{"type":"x"}]'),
+        ("adopt", b'{"type":"x","id":"a"}'),
+        ("batch", b'{"jobs":[{"type":"x"}],"then":{"type":"x"}}'),
+        ("fire", b'"nightly"'),
+    ],
+)
+async def test_whatever_is_journaled_waits_while_that_is_far_behind(
+    name: str, argument: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context_module, "MAX_UNFLUSHED_BYTES", 10)
+    talk = Conversing()
+    talk.backend.journal.held = True
+    talk.hear(b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    assert talk.hear(b'{"id":2,"n":"%b","m":%b}\n' % (name.encode(), argument)) == []
+    assert talk.conversation.is_full
+    assert talk.context.counters.calls == {"insert": 1}
+    talk.backend.journal.flush()
+    talk.backend.journal.held = False
+    assert [answer["id"] for answer in await talk.settled()] == [1, 2]
+    assert talk.context.counters.calls[name] >= 1
+
+
 async def test_long_answers_are_taken_in_pieces() -> None:
     talk = Conversing()
     talk.conversation.receive_data(b'{"n":"help"}\n' * 1000)
