@@ -42,9 +42,11 @@ def batching(peer: Peer, call: Call) -> Steps[None]:
         if "id" in fields:
             _close(peer, detached(call), _closed_id(fields))
             return
-        then, jobs = _parts(fields)
+        text, is_open = _array_of(*_parts(fields)), "open" in fields
+        del fields  # a long line must not outlive what is kept of it
         call.arg, call.id = NULL, detached(call).id
-        given = yield from _checking(context, then, jobs, is_open="open" in fields)
+        given = yield from _checking(context, text, is_open=is_open)
+        del text
         after_order(peer, call, given, lambda: _keep(peer, call, given))
     except Exception as error:
         peer.refuse(call, *translate(error))
@@ -89,11 +91,15 @@ def _parts(fields: dict[str, Raw]) -> tuple[bytes, bytes]:
     return then, jobs
 
 
-def _checking(context: Context, then: bytes, jobs: bytes, *, is_open: bool) -> Steps[Given]:
-    inserter, rest = context.inserter, jobs[1:-1].strip()
-    text = b"[%b,%b]" % (then, rest) if rest else b"[%b]" % then
+def _array_of(then: bytes, jobs: bytes) -> bytes:
+    """Return one array of all jobs, the `then` first."""
+    rest = jobs[1:-1].strip()
+    return b"[%b,%b]" % (then, rest) if rest else b"[%b]" % then
+
+
+def _checking(context: Context, text: bytes, *, is_open: bool) -> Steps[Given]:
     try:
-        given = yield from inserter.checking(text, context.max_insert_jobs + 1, before=1)
+        given = yield from context.inserter.checking(text, context.max_insert_jobs + 1, before=1)
     except CallError as error:
         raise CallError(_JOB.sub(_in_place, str(error)), error.call_code) from None
     first, count = given.jobs[0], len(given.jobs) - 1

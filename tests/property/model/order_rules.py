@@ -97,7 +97,7 @@ class OrderMachine(SchedulesMachine):
         inserter: Any = self.whole.inserter
         context: Any = SimpleNamespace(inserter=inserter, max_insert_jobs=MANY)
         texts = json.dumps(then).encode(), json.dumps(jobs).encode()
-        given = finish(batches._checking(context, *texts, is_open=is_open))
+        given = finish(batches._checking(context, batches._array_of(*texts), is_open=is_open))
         first = inserter.keep(given, lambda record, error: told(error)).first_order
         inserter.flush_if_alone()
         job = self.a_job(then, first)
