@@ -234,10 +234,11 @@ class Inserter:
         flushed: Callable[[Record], None] = lambda record: None,
         *,
         adopted: bool = False,
+        run: Callable[[Steps[None]], None] = finish,
     ) -> Record:
         """Journal checked jobs as `keep`; `told` is called once their answers are known, which the store may have to say.
 
-        Args: flushed: called before, when the record is settled.
+        Args: flushed: called before, when the record is settled. run: does all steps of telling many, now or later.
         Raises: JournalError, CallError: nothing was kept, and neither will be called.
         """
         telling = _Telling(given, self.ids)
@@ -254,10 +255,13 @@ class Inserter:
             elif question is not None:
                 self._verdicts.flushed(question)
             else:
-                told(telling.answers(record.first_order, _NOTHING_FOUND))
+                telling.tell(record.first_order, _NOTHING_FOUND, told, run)
 
         def decided(found: Found | KqsError) -> None:
-            told(found if isinstance(found, KqsError) else telling.answers(first_order, found))
+            if isinstance(found, KqsError):
+                told(found)
+            else:
+                telling.tell(first_order, found, told, run)
 
         record = self.keep(given, settled, adopted=adopted)
         first_order = record.first_order
@@ -339,21 +343,34 @@ class _Telling:
         self.asked = [index for index, told in self._told.items() if told.is_keyed or (told.is_full and told.has_id)]
         self.has_keys = any(told.is_keyed for told in self._told.values())
 
-    def answers(self, first_order: int, found: Found) -> list[Answer]:
-        """Return the answers to all jobs, of which the first was numbered `first_order`."""
+    def tell(self, first_order: int, found: Found, told: AnswersTold, run: Callable[[Steps[None]], None]) -> None:
+        """Tell the answers to all jobs, of which the first was numbered `first_order`; by `run`, if they are many."""
+        steps = self._answering(first_order, found, told)
+        if len(self._own_ids) > _JOBS_A_STEP:
+            run(steps)
+        else:
+            finish(steps)
+
+    def _answering(self, first_order: int, found: Found, tell: AnswersTold) -> Steps[None]:
         made = self._ids.of
-        answers: list[Answer] = [made(order) if own is None else own for order, own in enumerate(self._own_ids, first_order)]
-        for index, told in self._told.items():
+        answers: list[Answer] = []
+        for start in range(0, len(self._own_ids), _JOBS_A_STEP):
+            own_ids = self._own_ids[start : start + _JOBS_A_STEP]
+            answers += [made(order) if own is None else own for order, own in enumerate(own_ids, first_order + start)]
+            yield
+        for count, (index, told) in enumerate(self._told.items(), 1):
             order = first_order + index
             joined = found.joined.get(order)
             if joined is not None and told.refused_key is not None:
                 where = f"job {index}: " if self._is_array else ""
                 message = f"{where}unique: a job of this type and key {told.refused_key!r} waits already, its id is {joined!r}"
                 answers[index] = Refused("duplicate", message)
-                continue
-            job_id = str(answers[index]) if joined is None else joined
-            answers[index] = Inserted(job_id, joined is None and order not in found.known) if told.is_full else job_id
-        return answers
+            else:
+                job_id = str(answers[index]) if joined is None else joined
+                answers[index] = Inserted(job_id, joined is None and order not in found.known) if told.is_full else job_id
+            if count % _JOBS_A_STEP == 0:
+                yield
+        tell(answers)
 
 
 def _told_of(job: Job) -> Told:

@@ -139,7 +139,7 @@ def _keep(peer: Peer, call: Call, given: Given) -> None:
             peer.answer(call, _encode(then))
         peer.settle()
 
-    peer.await_flush(context.inserter.keep_told(given, told, peer.note_flushed))
+    peer.await_flush(context.inserter.keep_told(given, told, peer.note_flushed, run=context.slices.run))
 
 
 def _close(peer: Peer, call: Call, batch_id: str) -> None:

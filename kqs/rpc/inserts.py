@@ -145,7 +145,7 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
 
     if waits_s:
         check_room(peer)
-    record = context.inserter.keep_told(given, told, peer.note_flushed, adopted=adopted)
+    record = context.inserter.keep_told(given, told, peer.note_flushed, adopted=adopted, run=context.slices.run)
     peer.await_flush(record)
     if waits_s:  # from here on, since the job may have ended before its answer is told, and leave no record
         hotjob = Hotjob(peer, call, context.inserter.ids_of([own_id], record.first_order)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from kqs.options import PlainJob
 from kqs.queue.bounds import Bounds
 from kqs.wire.inserted import Inserted
 from kqs.wire.jobs import Told
-from kqs.wire.steps import finish
+from kqs.wire.steps import Steps, finish
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
 from tests.support.turning import until
@@ -116,6 +117,24 @@ async def test_what_the_store_makes_of_jobs_is_told(rig: Rig) -> None:
     text = b'[{"type":"mail","unique":"k"},{"type":"mail","id":"mine"},{"type":"mail","unique":"k","answer":"full"}]'
     assert await rig.inserter.insert_told(text) == ["other", "mine", Inserted("other", created=False)]
     assert await rig.inserter.insert(text) == ["other", "mine", "other"]
+
+
+async def test_the_answers_to_many_jobs_are_made_in_steps_and_in_order(rig: Rig) -> None:
+    rig.verdicts.found = lambda order: Found(frozenset(), {order: "other"} if order % 2 else {})
+    some = [b'{"type":"mail"}', b'{"type":"mail","unique":"k"}', b'{"type":"mail","unique":"k","answer":"full"}']
+    text = b"[%b]" % b",".join(some * 2000)
+    works: list[Steps[None]] = []
+    told: list[Any] = []
+    rig.inserter.keep_told(finish(rig.inserter.checking(text, 6000)), told.append, run=works.append)
+    await until(lambda: bool(works))
+    assert told == []
+    assert sum(1 for _ in works[0]) >= 10
+    first = rig.journal.records[0].first_order
+    ids = [
+        rig.ids.of(order) if index % 3 == 0 or order % 2 == 0 else "other"
+        for index, order in enumerate(range(first, first + 6000))
+    ]
+    assert told == [[Inserted(id_, id_ != "other") if index % 3 == 2 else id_ for index, id_ in enumerate(ids)]]
 
 
 async def test_a_job_that_is_refused_for_its_key_is_an_error_and_the_others_are_kept(rig: Rig) -> None:

@@ -11,7 +11,9 @@ from kqs.errors import ERROR_CODES, CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
 from kqs.inserter import Found
 from kqs.journal.format import Kind
+from kqs.rpc.slices import Slices
 from tests.support.conversing import Conversing, codes
+from tests.support.turning import until
 
 PLAIN = b'{"id":1,"n":"insert","m":{"type":"x","data":{"n":18446744073709551616}}}\n{"id":2,"n":"insert","m":{"type":"y"}}\n'
 UNMADE = b"fffffffffffff-0000cafe"
@@ -242,3 +244,19 @@ async def test_what_asks_for_more_than_an_id_is_never_one_of_many_plain_lines() 
     answers = await talk.settled(lines)
     assert [type(answer["m"]) for answer in answers] == [str, dict, str]
     assert [record.kind for record in talk.backend.journal.records] == [Kind.JOBS] * 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [b'{"n":"insert","m":[%b]}\n', b'{"n":"batch","m":{"then":{"type":"x","unique":"k"},"jobs":[%b]}}\n'],
+)
+async def test_the_answers_to_many_jobs_are_made_in_slices(call: bytes) -> None:
+    talk = Conversing()
+    talk.context.slices = Slices(talk.context.supervisor)
+    talk.backend.verdicts.held = True
+    talk.hear(call % b",".join([b'{"type":"x","unique":"k"}'] * 2000))
+    await until(lambda: bool(talk.backend.verdicts.flushed_first))
+    talk.backend.verdicts.decide()
+    assert talk.answers() == []
+    await until(lambda: talk.conversation.is_idle)
+    assert len(talk.answers()) == 1
