@@ -5,8 +5,8 @@ have still, but where the session says that it is about to cut it. SQLite looks 
 that leads, and opens none that is a symbolic link: so a link in place of either is another file. One user at a time, as of the
 session.
 
-The WAL is looked at before each commit that is flushed, and not by a stat where the system tells an open file's name: since Linux
-6.13 the first write after a stat has to note its time exactly, and its flush takes 30 to 50 us longer.
+The WAL is looked at before each commit that is flushed, and not by a stat where the system tells an open file's name: since
+Linux 6.13 the first write after a stat has to note its time exactly, and its flush takes 30 to 50 us longer.
 """
 
 from __future__ import annotations

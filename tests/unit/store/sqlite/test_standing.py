@@ -76,9 +76,5 @@ def test_a_wal_may_grow_and_be_begun_anew(standing: Standing, tmp_path: Path) ->
 def test_a_wal_is_open_no_more_once_it_is_about_to_be_closed(standing: Standing, tmp_path: Path) -> None:
     standing.opened()
     standing.about_to_close()
-    targets = {os.readlink(f"/proc/self/fd/{handle}") for handle in os.listdir("/proc/self/fd") if _is_open(handle)}
-    assert str(tmp_path / "store" / "s-wal") not in targets
-
-
-def _is_open(handle: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{handle}")
+    handles = [handle for handle in Path("/proc/self/fd").iterdir() if os.path.lexists(handle)]
+    assert tmp_path / "store" / "s-wal" not in [handle.readlink() for handle in handles]
