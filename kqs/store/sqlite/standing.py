@@ -12,6 +12,8 @@ Linux 6.13 the first write after a stat has to note its time exactly, and its fl
 from __future__ import annotations
 
 import os
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +32,7 @@ class Standing:
         self._identities: dict[str, tuple[int, int]] = {}
         self._least_bytes: dict[str, int] = {}
         self._wal: tuple[int, str] | None = None  # a descriptor of the WAL, and the name that this has
+        self._close_wal: Callable[[], object] = _nothing
 
     def opened(self) -> None:
         """Take the files that have the names now for those that SQLite has opened."""
@@ -96,21 +99,26 @@ class Standing:
         with suppress(OSError):
             handle = os.open(self._names[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             name = _name_of(handle)
+            # like the connection's own, it goes with whoever drops a session without closing it
+            self._close_wal = weakref.finalize(self, os.close, handle)
             if name is None:
-                os.close(handle)
+                self._close_wal()
             else:
                 self._wal = (handle, name)
 
     def _let_go_of_wal(self) -> None:
-        wal, self._wal = self._wal, None
-        if wal is not None:
-            os.close(wal[0])
+        self._wal = None
+        self._close_wal()
 
     def _lasting_bytes(self, name: str, size_bytes: int) -> int:
         """Return how much of a file's length lasts whatever SQLite does by itself."""
         if name != self._names[0]:
             return min(size_bytes, LEAST_WAL_BYTES)
         return min(size_bytes, PAGE_BYTES) if self._is_cutting else size_bytes
+
+
+def _nothing() -> None:
+    return None
 
 
 def _status(name: str, *, follow: bool = False) -> os.stat_result | None:

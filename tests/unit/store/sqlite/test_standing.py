@@ -73,8 +73,21 @@ def test_a_wal_may_grow_and_be_begun_anew(standing: Standing, tmp_path: Path) ->
     standing.check()
 
 
-def test_a_wal_is_open_no_more_once_it_is_about_to_be_closed(standing: Standing, tmp_path: Path) -> None:
-    standing.opened()
-    standing.about_to_close()
+@pytest.mark.parametrize("is_told", [True, False], ids=["closed", "dropped"])
+def test_a_wal_is_open_no_more_once_its_store_is(tmp_path: Path, is_told: bool) -> None:
+    (tmp_path / "s").write_bytes(bytes(8192))
+    (tmp_path / "s-wal").write_bytes(bytes(8192))
+    standing = Standing(tmp_path / "s")
+    for _ in range(2):
+        standing.opened()
+    assert open_times(tmp_path / "s-wal") == 1
+    if is_told:
+        standing.about_to_close()
+    else:
+        del standing
+    assert open_times(tmp_path / "s-wal") == 0
+
+
+def open_times(path: Path) -> int:
     handles = [handle for handle in Path("/proc/self/fd").iterdir() if os.path.lexists(handle)]
-    assert tmp_path / "store" / "s-wal" not in [handle.readlink() for handle in handles]
+    return [handle.readlink() for handle in handles].count(path)
