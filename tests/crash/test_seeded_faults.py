@@ -111,7 +111,7 @@ def test_an_unforeseen_error_ends_the_server_and_a_restart_has_every_job(fault: 
 
 @pytest.mark.parametrize(
     "fault",
-    ["kqs.rpc.peer Peer settle before once", "kqs.server.connection Connection wake before once"],
+    ["kqs.rpc.peer Peer settle_flushed before once", "kqs.server.connection Connection wake before once"],
     ids=["its call is settled", "its connection is woken"],
 )
 def test_a_fault_of_one_client_keeps_no_answer_from_another(fault: str, tmp_path: Path) -> None:
