@@ -47,6 +47,13 @@ def their_job(n: int, **changes: Unpack[JobChanges]) -> Accepted:
     return job
 
 
+def take_key(uri: str, job_id: str = a_job(5).id, epoch: int = 1) -> None:
+    """Take the key `k` for a job of ours that is about to be stored."""
+    with client_of(uri) as client:
+        uniques = client.get_default_database().uniques
+        uniques.insert_one({"_id": "mail\0k", "job": job_id, "order": FIRST + 5, "node": NODE, "epoch": epoch})
+
+
 def their_entry(n: int) -> Entry:
     return an_entry(n, id=OTHER_IDS.of(FIRST + n))
 
@@ -628,37 +635,31 @@ async def test_servers_that_take_many_keys_at_once_share_them(ours: MongoStore, 
 async def test_key_that_another_server_has_taken_and_not_used_is_waited_for(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float
 ) -> None:
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
-        with pytest.raises(StoreUnavailableError, match="another server is storing"):
-            await theirs.insert([their_job(6, unique="k")], 1, "w", now)
-        storing = asyncio.ensure_future(theirs.insert([their_job(6, unique="k")], 1, "w", now))
-        assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
-        assert (await storing).joined == {FIRST + 6: a_job(5).id}
+    take_key(uri)
+    with pytest.raises(StoreUnavailableError, match="another server is storing"):
+        await theirs.insert([their_job(6, unique="k")], 1, "w", now)
+    storing = asyncio.ensure_future(theirs.insert([their_job(6, unique="k")], 1, "w", now))
+    assert await ours.insert([a_job(5, unique="k")], 1, "w", now) == []
+    assert (await storing).joined == {FIRST + 6: a_job(5).id}
 
 
 @pytest.mark.parametrize("why", ["died", "has stored what came later"])
 async def test_key_that_nobody_will_use_any_more_is_taken(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float, why: str
 ) -> None:
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
-        if why == "died":
-            await ours.close()
-        else:
-            await ours.insert([a_job(6)], 1, "w", now)
-            await ours.sync()
-        assert await theirs.insert([their_job(7, unique="k")], 1, "w", now) == []
+    take_key(uri)
+    if why == "died":
+        await ours.close()
+    else:
+        await ours.insert([a_job(6)], 1, "w", now)
+        await ours.sync()
+    assert await theirs.insert([their_job(7, unique="k")], 1, "w", now) == []
 
 
 async def test_key_whose_job_is_stored_while_another_server_asks_for_it_is_not_taken(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+    take_key(uri)
     may_be_storing = theirs._there.servers.may_be_storing
 
     async def store_and_ask(*args: Any) -> bool:
@@ -677,9 +678,7 @@ async def test_key_of_a_job_that_is_about_to_replace_a_record_of_its_id_is_waite
     await ours.insert([a_job(0, id="mine")], 1, "w", now)
     (run,) = await ours.claim([an_entry(0, id="mine")], "w", now)
     await ours.report([a_report(run.claim, at=now, drop_at=now)])
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": "mine", "order": FIRST + 5, "node": NODE, "epoch": 1})
+    take_key(uri, "mine")
     with pytest.raises(StoreUnavailableError, match="another server is storing"):
         await theirs.insert([their_job(6, unique="k")], 1, "w", now)
     assert await ours.insert([a_job(5, id="mine", unique="k", accepted_at=now)], 2, "w", now) == []
@@ -689,9 +688,7 @@ async def test_key_of_a_job_that_is_about_to_replace_a_record_of_its_id_is_waite
 async def test_key_that_an_earlier_boot_has_taken_is_the_new_ones_while_it_stores_the_job(
     ours: MongoStore, theirs: MongoStore, uri: str, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 0})
+    take_key(uri, epoch=0)
     store = ours._there.inserter._store
 
     async def store_late(documents: list[Any]) -> set[int]:
@@ -714,9 +711,7 @@ async def test_key_is_waited_for_though_its_server_has_stored_what_has_a_higher_
     else:
         await ours.insert([an_ended(6, at=now)], 0, "w", now)
     await ours.sync()
-    with client_of(uri) as client:
-        uniques = client.get_default_database().uniques
-        uniques.insert_one({"_id": "mail\0k", "job": a_job(5).id, "order": FIRST + 5, "node": NODE, "epoch": 1})
+    take_key(uri)
     with pytest.raises(StoreUnavailableError, match="another server is storing"):
         await theirs.insert([their_job(7, unique="k")], 1, "w", now)
     assert await ours.insert([a_job(5, unique="k")], 2, "w", now) == []
