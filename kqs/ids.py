@@ -69,7 +69,7 @@ class Ids:
     def of_each(self, first: int, count: int) -> list[str]:
         """Return the ids of `count` orders from `first` on."""
         if count == 1:
-            return [f"{first:013x}{self.suffix}"]
+            return [self.of(first)]
         suffix, ids = self.suffix, list[str]()
         for high, low in _halves(first, count):
             head = f"{high:011x}"

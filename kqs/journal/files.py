@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kqs.errors import JournalError, JournalLockedError
+from kqs.process.names import name_of
 
 #: (device, inode)
 Identity = tuple[int, int]
@@ -243,12 +244,7 @@ class OsFiles:
             return None
         return found.st_dev, found.st_ino
 
-    def name_of(self, handle: int) -> str | None:
-        """See Files."""
-        try:
-            return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - half the time, and it is asked before each write
-        except OSError:
-            return None
+    name_of = staticmethod(name_of)
 
 
 def _set_mode(handle: int) -> None:

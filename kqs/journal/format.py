@@ -116,7 +116,7 @@ class Record(msgspec.Struct, gc=False):
     @property
     def skew_us(self) -> int:
         """Return by how much the order of its last job tells another time than that of its acceptance."""
-        return abs(self.first_order + self.count - 1 - (self.accepted_us or self.first_order))
+        return abs(self.last_order - (self.accepted_us or self.first_order))
 
     @property
     def last_order(self) -> int:

@@ -385,7 +385,7 @@ def _first(
     takes: gives one its place, where there are limits.
     """
     first: list[Accepted] = []
-    for job in jobs if len(jobs) == 1 else _by_rank(jobs):
+    for job in _by_rank(jobs):
         is_free = job.type in types and not (job.claimed_at or job.due_at)
         if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
             if takes is not None and not takes(job.type, job.order, FIRST_ATTEMPT):

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from kqs.errors import StoreUnavailableError
+from kqs.process.names import name_of
 from kqs.store.sqlite.connection import LEAST_WAL_BYTES, PAGE_BYTES
 
 
@@ -92,13 +93,13 @@ class Standing:
         if self._wal is None:
             return None
         handle, name = self._wal
-        return os.lseek(handle, 0, os.SEEK_END) if _name_of(handle) == name else None
+        return os.lseek(handle, 0, os.SEEK_END) if name_of(handle) == name else None
 
     def _hold_wal(self) -> None:
         """Keep a descriptor of the WAL, on which nobody has locks that closing it could drop."""
         with suppress(OSError):
             handle = os.open(self._names[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            name = _name_of(handle)
+            name = name_of(handle)
             # like the connection's own, it goes with whoever drops a session without closing it
             self._close_wal = weakref.finalize(self, os.close, handle)
             if name is None:
@@ -125,14 +126,6 @@ def _status(name: str, *, follow: bool = False) -> os.stat_result | None:
     try:
         return os.stat(name, follow_symlinks=follow)  # noqa: PTH116 - as text: no path is made for each commit
     except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _name_of(handle: int) -> str | None:
-    """Return which name an open file has now, if the system tells that."""
-    try:
-        return os.readlink(f"/proc/self/fd/{handle}")  # noqa: PTH115 - half the time, and it is asked for each commit
-    except OSError:
         return None
 
 

@@ -18,7 +18,7 @@ from kqs.store.sqlite.standing import Standing
 def standing(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standing:
     """Of `s`, in a folder `store`, and its WAL of 4 MiB."""
     if request.param == "names are not told":
-        monkeypatch.setattr("kqs.store.sqlite.standing._name_of", lambda _handle: None)
+        monkeypatch.setattr("kqs.store.sqlite.standing.name_of", lambda _handle: None)
     folder = tmp_path / "store"
     folder.mkdir()
     (folder / "s").write_bytes(bytes(8192))
