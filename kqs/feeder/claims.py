@@ -22,6 +22,7 @@ from kqs.job import Accepted
 from kqs.journal import Journal, Record, claims_record
 from kqs.options import PlainJob
 from kqs.queue.admission import Reservation
+from kqs.queue.consumer import Consumer
 from kqs.queue.queue import Queue
 
 #: no more are claimed while so many claimed jobs are held: each is a run whose end is kept in memory until it is stored. At
@@ -45,6 +46,9 @@ class Claims:
         self._held = held
         self._on_refused = on_refused
         self._of_batch: Reservation | None = None
+        self._taker: Consumer | None = None  # who will have all of the batch
+        #: the jobs of the records of the batch, in their places, as far as they are known; None if none is claimed
+        self.accepted: Sequence[list[Accepted] | None] | None = None
         self._of_held: Reservation | None = None
         self._settled = asyncio.Event()
         self._settled.set()
@@ -68,16 +72,26 @@ class Claims:
         """Return when no held jobs are being claimed."""
         await self._settled.wait()
 
-    def of_batch(self, batch: Sequence[Record]) -> list[list[Accepted] | None] | None:
-        """Claim what meets room in a batch that is about to be flushed; `begin_batch` or `take_back_batch` follows.
+    @property
+    def is_taken_whole(self) -> bool:
+        """Tell whether one consumer will have the batch that is about to be flushed, as `prepare_batch` settles."""
+        return self._taker is not None
 
-        No job that waits may have a right to begin before those of the batch.
-        Returns: the jobs of the records, in their places, as far as they are known; None if there is no room.
+    def of_batch(self, batch: Sequence[Record]) -> None:
+        """Claim what meets room in a batch that is about to be flushed.
+
+        If it is then `is_taken_whole`, `prepare_batch` follows; `begin_batch` or `take_back_batch` in any case. No job that
+        waits may have a right to begin before those of the batch.
         """
         admission = self._queue.admission
+        self._taker = self._taker_of_all(batch)
+        if self._taker is not None:
+            for record in batch:
+                record.claimed = True
+            return
         room = admission.journal_room
         if room <= 0 or not (sum(map(_count_of, batch)) <= room or all(map(_is_plain, batch))):
-            return None  # a later one may have the right to be the first
+            return  # a later one may have the right to be the first
         accepted = _accepted(batch, self._intake, room)
         jobs = list(chain.from_iterable(filter(None, accepted)))
         reservation = self._of_batch = admission.admit(jobs, self._queue.clock.now(), in_journal=True)
@@ -89,7 +103,27 @@ class Claims:
                     parts += filter(_claimed_at_of, its_jobs)
         if parts:
             reservation.withdraw(parts)
-        return accepted
+        self.accepted = accepted
+
+    def _taker_of_all(self, batch: Sequence[Record]) -> Consumer | None:
+        """Return who will have each job of a batch, where that is plain before they are made."""
+        types: set[str] = set()
+        count = 0
+        for record in batch:
+            its_types = self._intake.ready_types(record)
+            if its_types is None:
+                return None
+            types.update(its_types)
+            count += record.count
+        return self._queue.admission.taker_of_all(types, count)
+
+    def prepare_batch(self, batch: Sequence[Record]) -> None:
+        """Make the jobs of a batch that is being flushed, and their claims, if one consumer will have all of them."""
+        taker, self._taker = self._taker, None
+        if taker is not None:
+            self.accepted = accepted = [self._intake.ready(record) for record in batch]
+            jobs = list(chain.from_iterable(accepted))
+            self._of_batch = self._queue.admission.claim(taker, jobs, self._queue.clock.now())
 
     def begin_batch(self, batch: Sequence[Record]) -> None:
         """Let the jobs begin of those records that are claimed; `take_back_batch` follows. The batch is flushed, and held."""
@@ -101,6 +135,7 @@ class Claims:
 
     def take_back_batch(self) -> None:
         """Take back what was claimed in a batch and has not begun. Idempotent."""
+        self._taker = self.accepted = None
         reservation, self._of_batch = self._of_batch, None
         if reservation is not None:
             reservation.undo()

@@ -64,7 +64,6 @@ class Feeder:
         self._behind = True  # until `start`, nothing is held
         self._backlog = Backlog(journal)
         self._claims = Claims(journal, queue, self._intake, self._held, self._hurry)
-        self._accepted: list[list[Accepted] | None] | None = None  # jobs of the batch that is being flushed
         self._first_own_seq = 0  # of the first record of this boot
         self._offered_seq = 0  # after the last one that goes, or went, into the store with a job that is not claimed
         self._moved = asyncio.Event()
@@ -129,15 +128,19 @@ class Feeder:
             await self._backlog.close()
             await self._checkpoints.move()
 
-    def before_flush(self, batch: list[Record]) -> None:
+    def before_flush(self, batch: list[Record]) -> bool:
         """Claim those jobs of a batch that meet room. See Listener.
 
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
         """
-        self._accepted = None
         is_in_order = not self._behind and self._held.is_all_claimed and self._cursor.fed >= self._offered_seq
         if is_in_order and self._may_claim and not self._held.is_full:  # it will be held when it is flushed
-            self._accepted = self._claims.of_batch(batch)
+            self._claims.of_batch(batch)
+        return self._claims.is_taken_whole
+
+    def during_flush(self, batch: list[Record]) -> None:
+        """Have the jobs at hand that will begin. See Listener."""
+        self._claims.prepare_batch(batch)
 
     @property
     def _may_claim(self) -> bool:
@@ -145,7 +148,6 @@ class Feeder:
 
     def failed(self, _batch: list[Record]) -> None:
         """See Listener."""
-        self._accepted = None
         self._claims.take_back_batch()
 
     def flushed(self, batch: list[Record]) -> None:
@@ -153,14 +155,11 @@ class Feeder:
         try:
             self._take(batch)
         finally:
-            accepted, self._accepted = self._accepted, None
-            if accepted is not None:
-                self._claims.take_back_batch()
+            self._claims.take_back_batch()
             self._wake.set()
 
     def give_up(self) -> None:
         """Take back all claims under way, for which whoever stops the node would wait. See Listener."""
-        self._accepted = None
         self._claims.take_back_batch()
         self._claims.take_back_held()
         self._wake.set()
@@ -178,8 +177,9 @@ class Feeder:
         if not self._behind and (self._held.is_full or batch[0].seq != self._cursor.held):
             self._behind = True
         if not self._behind:
-            self._hold(batch, now, batch[-1].seq + 1, self._accepted)
-            if self._accepted is not None:
+            accepted = self._claims.accepted
+            self._hold(batch, now, batch[-1].seq + 1, accepted)
+            if accepted is not None:
                 self._claims.begin_batch(batch)
                 if self._held.claimed_first:
                     self._gathering.ran(now)

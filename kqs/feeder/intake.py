@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -22,6 +22,8 @@ from kqs.wire.replayed import kept_at_seconds, replay_jobs
 
 _encode = msgspec.json.Encoder().encode
 _resource_of = attrgetter("resource")
+_type_of = attrgetter("type")
+_id_of = attrgetter("id")
 
 #: as far as this from the clock, in us, an order is told as the time of acceptance: an array numbers a million jobs
 ORDER_IS_TIME_US = 1_000_000
@@ -58,6 +60,43 @@ class Intake:
         if record.claimed:
             for one in accepted:
                 _claimed(one, record.accepted_at)
+        return accepted
+
+    def ready_types(self, record: Record) -> Collection[str] | None:
+        """Return the types of a record's jobs if each sets nothing but what it is, and is ready by the settings of its type.
+
+        None: one may have to wait, for its time, for a resource or for the store; or that is long to tell.
+        """
+        jobs = record.jobs
+        if jobs is None or record.adopted or record.kind is Kind.FANNED or not 0 < record.count <= PIECE_JOBS:
+            return None
+        if record.count == 1:
+            job = jobs[0]
+            if type(job) is not PlainJob or job.id is not None:
+                return None
+            types: Collection[str] = (job.type,)
+        elif set(map(type, jobs)) != {PlainJob} or any(map(_id_of, jobs)):
+            return None
+        else:
+            types = set(map(_type_of, jobs))
+        for type_ in types:
+            options = self._cascade.of_type[type_]
+            if options.delay or options.expire is not None or options.resource is not None:
+                return None
+        return types
+
+    def ready(self, record: Record) -> list[Accepted]:
+        """Return the jobs, in order and not claimed, of a new record that has `ready_types`."""
+        at, defaults = record.accepted_at, self._cascade.of_type
+        ids = self._ids.of_each(record.first_order, record.count)
+        accepted = [
+            accept_plain(job, order, job_id, defaults[job.type], at)
+            for order, (job, job_id) in enumerate(zip(record.jobs or (), ids, strict=True), record.first_order)
+            if isinstance(job, PlainJob)  # as each is
+        ]
+        if record.skew_us > ORDER_IS_TIME_US:
+            for one in accepted:
+                one.accepted_at = at
         return accepted
 
     def claimable(self, record: Record) -> list[Accepted] | None:

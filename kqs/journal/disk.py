@@ -48,16 +48,18 @@ class Disk:
         self.skip_to = writer.skip_to
         self.close = writer.close
 
-    def write(self, batch: list[Record], now: float) -> tuple[Flushed, Free | None]:
+    def write(
+        self, batch: list[Record], now: float, meanwhile: Callable[[], None] | None = None
+    ) -> tuple[Flushed, Free | None]:
         """Flush a batch where a start will find it; return what is free, if that was looked at.
 
-        Raises: as `Writer.commit`. JournalError.
+        Args and Raises: as `Writer.commit`. JournalError.
         """
         is_due = now - self._looked_at >= self.LOOK_S
         if is_due:
             self.check()
             self._looked_at = now
-        flushed = self._writer.commit(batch)
+        flushed = self._writer.commit(batch, meanwhile)
         self._unmeasured_bytes += FRAME_BYTES + flushed.frame.length
         if is_due or self._unmeasured_bytes >= MEASURE_BYTES:
             return flushed, self.measure()

@@ -58,6 +58,10 @@ class Files(Protocol):
         """Return up to `count` bytes from `offset`; b"" at or beyond the end."""
         ...
 
+    def begin_flush(self, handle: int, count: int, offset: int) -> None:
+        """Have the disk begin with `count` bytes that were written at `offset`, without waiting for it; `flush` must follow."""
+        ...
+
     def flush(self, handle: int) -> None:
         """Make everything written to this file, its size included, survive a power cut."""
         ...
@@ -159,6 +163,10 @@ class OsFiles:
     def read(self, handle: int, count: int, offset: int) -> bytes:
         """See Files."""
         return os.pread(handle, count, offset)
+
+    def begin_flush(self, handle: int, count: int, offset: int) -> None:
+        """See Files. Linux begins to write pages that are said not to be needed; it drops none that is being written."""
+        os.posix_fadvise(handle, offset, count, os.POSIX_FADV_DONTNEED)
 
     def flush(self, handle: int) -> None:
         """See Files."""

@@ -9,18 +9,21 @@ from kqs.journal.format import Record
 
 
 class Listener(Protocol):
-    """Hears of each batch twice: `before_flush`, then exactly one of `flushed` and `failed`, whatever happens in between.
+    """Hears of each batch: `before_flush`, then exactly one of `flushed` and `failed`, whatever happens in between.
 
     One batch at a time, in the order of append: no other is heard of between the two. What a method raises is told to
     `on_fault`, for the node to stop, and changes nothing for the records.
     """
 
-    def before_flush(self, batch: list[Record]) -> None:
-        """Take in that `batch` is about to be flushed.
+    def before_flush(self, batch: list[Record]) -> bool:
+        """Take in that `batch` is about to be flushed; return whether to be asked `during_flush`.
 
         It may set `claimed` on any of the records, which then say so on disk: all jobs of theirs begin attempt 1 when the
         batch is flushed. If this raises, none is claimed, and the batch is flushed all the same.
         """
+
+    def during_flush(self, batch: list[Record]) -> None:
+        """Prepare what `flushed` will need. The disk works meanwhile: what takes it 40 us on the loop costs nothing."""
 
     def flushed(self, batch: list[Record]) -> None:
         """Take in that `batch` is durable; its records have their `seq`.
@@ -38,7 +41,11 @@ class Listener(Protocol):
 class Nobody:
     """A listener that claims nothing."""
 
-    def before_flush(self, batch: list[Record]) -> None:
+    def before_flush(self, batch: list[Record]) -> bool:
+        """See `Listener`."""
+        return False
+
+    def during_flush(self, batch: list[Record]) -> None:
         """See `Listener`."""
 
     def flushed(self, batch: list[Record]) -> None:
@@ -59,14 +66,22 @@ class Hearing:
         self._offered: list[Record] | None = None
         self.listener: Listener = Nobody()
 
-    def offer(self, batch: list[Record]) -> None:
-        """Let the listener claim of `batch` what it will."""
+    def offer(self, batch: list[Record]) -> Callable[[], None] | None:
+        """Let the listener claim of `batch` what it will; return what to call while the disk has it in hand."""
         self._offered = batch
         try:
-            self.listener.before_flush(batch)
+            return self._prepare if self.listener.before_flush(batch) else None
         except Exception as error:
             for record in batch:
                 record.claimed = False
+            self._give_up(error)
+            return None
+
+    def _prepare(self) -> None:
+        assert self._offered is not None, "it is neither flushed nor failed"
+        try:
+            self.listener.during_flush(self._offered)
+        except Exception as error:
             self._give_up(error)
 
     def flushed(self, batch: list[Record]) -> None:

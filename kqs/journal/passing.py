@@ -11,6 +11,9 @@ from kqs.journal.files import OsFiles
 class PassingFiles(OsFiles):
     """See the module docstring, and kqs.journal.files.Files."""
 
+    def begin_flush(self, handle: int, count: int, offset: int) -> None:
+        """See Files."""
+
     def flush(self, handle: int) -> None:
         """See Files."""
 

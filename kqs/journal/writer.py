@@ -9,7 +9,7 @@ One user at a time: the flush thread, or the loop thread while no flush is in fl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -91,19 +91,23 @@ class Writer:
         assert self._header is not None
         return self._end + size <= self._capacity or self._seq == self._header.first_seq
 
-    def commit(self, records: list[Record]) -> Flushed:
-        """See to it that a start would find the segment, write one batch and flush it.
+    def commit(self, records: list[Record], meanwhile: Callable[[], None] | None = None) -> Flushed:
+        """Write one batch, see to it that a start would find the segment, and flush it.
 
+        Args: meanwhile: called while the disk writes, which is told to begin: that takes 15 us, if there is nothing to do.
         Raises: OSError, JournalError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
-        return self._append(*encode_frame(records, self._seq, self._salt))
+        return self._append(*encode_frame(records, self._seq, self._salt), meanwhile)
 
-    def _append(self, header: FrameHeader, frame: bytearray) -> Flushed:
+    def _append(self, header: FrameHeader, frame: bytearray, meanwhile: Callable[[], None] | None = None) -> Flushed:
         handle = self._handle
         assert handle is not None, "commit on an abandoned segment"
         try:
-            self._check_name(handle)
             write_all(self._files, handle, frame, self._end)
+            if meanwhile is not None:
+                self._files.begin_flush(handle, len(frame), self._end)
+                meanwhile()
+            self._check_name(handle)
             self._files.flush(handle)
         except BaseException:
             self._let_go(handle)
@@ -147,7 +151,7 @@ class Writer:
     def _check_name(self, handle: int) -> None:
         """As `check`, where the system tells an open file's name without a stat.
 
-        Asked before a write: after its flush it would take four times as long, for the processor has forgotten the way. What is
+        Asked before a flush: after it this would take four times as long, for the processor has forgotten the way. What is
         removed during a flush takes with it what was acknowledged before, whether or not this batch is. Since Linux 6.13 the
         first write after a stat has to note its time exactly, and its flush takes 50 us longer.
         """

@@ -320,6 +320,28 @@ class Admission:
         """Tell whether anybody takes this type at all."""
         return any(type_ in consumer.types for consumer in self._consumers)
 
+    def taker_of_all(self, types: Collection[str], count: int) -> Consumer | None:
+        """Return who would get each of `count` new jobs of these types from `admit` in the journal; none is delayed or expires.
+
+        None: more than one would, or not all of them would be claimed.
+        """
+        for type_ in types:
+            if type_ in self._asked or self._backlog(type_):
+                return None
+        taker = None
+        for consumer in self._consumers:
+            if consumer.room > 0 and not consumer.is_held and not consumer.types.isdisjoint(types):
+                if taker is not None or consumer.room < count or not consumer.types.issuperset(types):
+                    return None
+                taker = consumer
+        return taker
+
+    def claim(self, consumer: Consumer, jobs: list[Accepted], now: float) -> Reservation:
+        """Claim new jobs for who is the `taker_of_all`. now: Unix seconds."""
+        reservation = Reservation(self.limits)
+        reservation.add(consumer, jobs, now)
+        return reservation
+
     def admit(self, jobs: Sequence[Accepted], now: float, *, in_journal: bool = False) -> Reservation:
         """Claim those of some new jobs that may run now: the first by priority and age, as far as there is room.
 

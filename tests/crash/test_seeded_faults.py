@@ -50,6 +50,8 @@ FAULTS = {
     "it holds a record": "kqs.feeder.held Held add before always",
     "it claims jobs in their record": "kqs.feeder.feeder Feeder before_flush before always",
     "it has claimed them": "kqs.feeder.feeder Feeder before_flush after always",
+    "it makes them while they are flushed": "kqs.feeder.intake Intake ready before always",
+    "it has made them": "kqs.feeder.feeder Feeder during_flush after always",
     "it claims jobs that wait": "kqs.feeder.claims Claims of_held before always",
     "such claims are flushed": "kqs.feeder.claims Claims begin_held before always",
     "the claimed are taken in": "kqs.feeder.held Held claim before always",

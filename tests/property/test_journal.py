@@ -189,27 +189,30 @@ class FailingClock(FakeClock):
 class Fails:
     """A listener's method that raises after all, now and then."""
 
-    def __init__(self, method: Callable[[list[Record]], None]) -> None:
+    def __init__(self, method: Callable[[list[Record]], bool | None]) -> None:
         self._method = method
         self.is_armed = False
 
-    def __call__(self, batch: list[Record]) -> None:
-        self._method(batch)
+    def __call__(self, batch: list[Record]) -> bool | None:
+        answer = self._method(batch)
         if self.is_armed:
             self.is_armed = False
             raise ValueError("a listener's fault")
+        return answer
 
 
+METHODS = ("before_flush", "during_flush", "flushed", "failed")
 STEP = st.one_of(
     st.tuples(st.just("append"), st.lists(st.integers(0, 700), min_size=1, max_size=5)),
     st.tuples(st.just("alone"), st.integers(0, 300)),
     st.tuples(st.just("ticks"), st.integers(1, 4)),
     st.tuples(st.just("flush"), st.none()),
     st.tuples(
-        st.just("call"), st.sampled_from(["write", "flush", "create", "allocate", "rename", "identity_of", "free_bytes"])
+        st.just("call"),
+        st.sampled_from(["write", "begin_flush", "flush", "create", "allocate", "rename", "identity_of", "free_bytes"]),
     ),
     st.tuples(st.just("clock"), st.integers(1, 8)),
-    st.tuples(st.just("listener"), st.sampled_from(["before_flush", "flushed", "failed"])),
+    st.tuples(st.just("listener"), st.sampled_from(METHODS)),
 )
 
 
@@ -222,7 +225,7 @@ class FailingLife:
         self.heard = Heard()
         self.told = Told()
         self.faults: list[Exception] = []
-        self.methods = {name: Fails(getattr(self.heard, name)) for name in ("before_flush", "flushed", "failed")}
+        self.methods = {name: Fails(getattr(self.heard, name)) for name in METHODS}
         bounds = {"segment_bytes": 600, "batch_records": 3, "batch_bytes": 300}
         self.journal = a_journal(self.files, self.clock, on_fault=self.faults.append, **bounds, **self.methods)
         self.appended: list[bytes] = []

@@ -89,6 +89,9 @@ class MemoryFiles:
     def read(self, handle: int, count: int, offset: int) -> bytes:
         return bytes(self._node(handle)[offset : offset + count])
 
+    def begin_flush(self, handle: int, count: int, offset: int) -> None:
+        pass
+
     def flush(self, handle: int) -> None:
         with self._mutex:
             self.note(Op("flush", self.handles[handle]))

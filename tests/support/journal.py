@@ -67,22 +67,32 @@ class Told:
 
 
 class Heard:
-    """A listener that claims every second order, and sees to it that it hears of one batch at a time, twice of each."""
+    """A listener that claims every second order, and sees to it that it hears of one batch at a time, in order."""
 
     def __init__(self) -> None:
         self.open: list[Record] | None = None
+        self.prepared: list[Record] | None = None
         self.flushed_batches: list[list[Record]] = []
         self.failed_batches: list[list[Record]] = []
 
-    def before_flush(self, batch: list[Record]) -> None:
+    def before_flush(self, batch: list[Record]) -> bool:
         assert self.open is None
         assert batch
         self.open = batch
+        self.prepared = None
         for record in batch:
             record.claimed = claims(record)
+        return batch[0].claimed
+
+    def during_flush(self, batch: list[Record]) -> None:
+        assert self.open is batch
+        assert self.prepared is None
+        self.prepared = batch
 
     def flushed(self, batch: list[Record]) -> None:
         assert self.open is batch
+        if self.prepared is None:
+            assert not batch[0].claimed
         assert [record.seq for record in batch] == [*range(batch[0].seq, batch[0].seq + len(batch))]
         self.open = None
         self.flushed_batches.append(batch)
@@ -105,7 +115,8 @@ def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Jo
     """Return a journal. settings: of it, or what it calls, also the methods of a listener."""
     names = ("on_low", "owed", "on_fault")
     called = {name: settings.pop(name) for name in names if name in settings}
-    methods: dict[str, Any] = {"before_flush": _ignore, "flushed": _ignore, "failed": _ignore, "give_up": lambda: None}
+    of_batches = ("before_flush", "during_flush", "flushed", "failed")
+    methods: dict[str, Any] = {**dict.fromkeys(of_batches, _ignore), "give_up": lambda: None}
     heard = {name: settings.pop(name) for name in methods if name in settings}
     journal = Journal(Settings(**settings), clock or FakeClock(), files, **called)
     if heard:

@@ -766,12 +766,55 @@ async def test_a_listener_that_fails_to_claim_has_claimed_nothing(texts: list[st
     await journal.stop()
 
 
-@pytest.mark.parametrize("method", ["flushed", "failed"])
+@pytest.mark.parametrize("asks", [True, False])
+async def test_while_the_disk_writes_a_lone_record_the_listener_may_prepare_if_it_asks(*, asks: bool) -> None:
+    files, heard = FaultyFiles(MemoryFiles()), list[str]()
+
+    def ask(_batch: list[Record]) -> bool:
+        heard.append("before_flush")
+        return asks
+
+    journal = await a_started(
+        files,
+        before_flush=ask,
+        during_flush=lambda _batch: heard.append("during_flush"),
+        flushed=lambda _batch: heard.append("flushed"),
+    )
+    of_flush = ("write", "begin_flush", "flush")
+    files.plan = lambda _index, name: heard.append(name) if name in of_flush else None
+    await appended(journal, a_record())
+    prepared = ["begin_flush", "during_flush"] if asks else []
+    assert heard == ["before_flush", "write", *prepared, "flush", "flushed"]
+    await journal.stop()
+
+
+async def test_while_the_thread_flushes_a_batch_the_listener_may_prepare() -> None:
+    heard: list[tuple[str, int]] = []
+
+    def ask(batch: list[Record]) -> bool:
+        heard.append(("before", len(batch)))
+        return True
+
+    journal = await a_started(
+        MemoryFiles(),
+        before_flush=ask,
+        during_flush=lambda batch: heard.append(("during", len(batch))),
+        flushed=lambda batch: heard.append(("flushed", len(batch))),
+    )
+    for _ in range(2):
+        journal.append(a_record())
+    await journal.flush()
+    assert heard == [("before", 2), ("during", 2), ("flushed", 2)]
+    await journal.stop()
+
+
+@pytest.mark.parametrize("method", ["during_flush", "flushed", "failed"])
 async def test_what_a_listener_raises_is_told_and_costs_nobody_the_news(method: str) -> None:
     files = FaultyFiles(MemoryFiles())
     faults: list[Exception] = []
     given_up: list[int] = []
-    journal = await a_started(files, on_fault=faults.append, give_up=lambda: given_up.append(len(faults)), **{method: fail})
+    methods = {"before_flush": lambda _batch: True, method: fail}
+    journal = await a_started(files, on_fault=faults.append, give_up=lambda: given_up.append(len(faults)), **methods)
     told = Told()
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if (name, method) == ("flush", "failed") else None
     journal.append(told.of(a_record()))

@@ -1,0 +1,66 @@
+"""Who takes a batch as a whole is told before its jobs are made; what `admit` would make of them is then the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kqs.job import Accepted
+from kqs.queue.admission import Admission
+from kqs.queue.consumer import Consumer
+from kqs.queue.gate import Limit
+
+TYPES = ("mail", "resize", "sum")
+SOME_TYPES = st.sets(st.sampled_from(TYPES))
+
+
+def a_consumer(types: set[str], room: int, *, is_held: bool) -> Consumer:
+    return Consumer("w", types, room, lambda _runs: None, is_remote=is_held, is_held=is_held)
+
+
+CONSUMERS = st.builds(a_consumer, SOME_TYPES.filter(bool), st.integers(0, 6), is_held=st.booleans())
+
+
+def a_job(order: int, type_: str, prio: int) -> Accepted:
+    return Accepted(order, f"{order}", False, type_, prio, 0.0, None, b"null", None)
+
+
+@given(
+    consumers=st.lists(CONSUMERS, max_size=3),
+    types=st.lists(st.sampled_from(TYPES), min_size=1, max_size=7),
+    prios=st.lists(st.integers(0, 2), min_size=7, max_size=7),
+    waiting=SOME_TYPES,
+    suspended=SOME_TYPES,
+    limited=st.sets(st.sampled_from(TYPES), max_size=1),
+)
+def test_who_is_the_taker_of_all_is_given_each_of_them_by_admit(
+    consumers: Sequence[Consumer],
+    types: Sequence[str],
+    prios: Sequence[int],
+    waiting: set[str],
+    suspended: set[str],
+    limited: set[str],
+) -> None:
+    admission = Admission(waiting.__contains__, {}, lambda: 0.0)
+    for consumer in consumers:
+        admission.enter(consumer)
+    admission.suspend(dict.fromkeys(suspended, 1.0))
+    admission.limit({type_: Limit(2) for type_ in limited}, lambda _type: ())
+    jobs = [a_job(order, type_, prio) for order, (type_, prio) in enumerate(zip(types, prios, strict=False), 1)]
+    taker = admission.taker_of_all(set(types), len(types))
+    rooms = [consumer.room for consumer in consumers]
+    reservation = admission.admit(jobs, 5.0, in_journal=True)
+    taken = [room - consumer.room for room, consumer in zip(rooms, consumers, strict=True)]
+    admitted = [(job.claimed_at, job.worker, job.held) for job in jobs]
+    reservation.undo()
+    if taker is None:
+        assert not (len(consumers) == 1 and sum(taken) == len(jobs) and not limited), "one who takes all is told"
+    else:
+        assert taken == [len(jobs) if consumer is taker else 0 for consumer in consumers]
+        claimed = admission.claim(taker, jobs, 5.0)
+        assert [(job.claimed_at, job.worker, job.held) for job in jobs] == admitted
+        assert sorted(claimed.orders) == sorted(reservation.orders)
+        claimed.undo()
+        assert [consumer.room for consumer in consumers] == rooms
