@@ -68,9 +68,10 @@ class WorkersCalls:
     def work(self, types: Sequence[str], room: int = 1, *, worker: str | None = None, hold: bool = False) -> Work:
         """Return a standing order: runs of jobs of `types` whenever there are some and fewer than `room` are open.
 
-        worker, hold: as for `reserve`.
+        worker, hold: as for `reserve`. With a room of 0, which needs no types, it brings none: as long as it stands the client
+        is told which runs are to end that an order brought which was left.
         """
-        asked = without_none(types=names(types), room=room, worker=worker, hold=hold or None)
+        asked = without_none(types=names(types) or None, room=room, worker=worker, hold=hold or None)
         return Work(self._calls, self, encode(asked, "bad_call"), hold)
 
     async def touch(self, run: Run | str, progress: Any = UNSET) -> float:

@@ -108,7 +108,8 @@ class Given:
 class Desk:
     """See the module docstring.
 
-    refuse_asks: code that every `reserve` and `work` gets, or "". asks_count, refused_asks: so many came, and were refused.
+    refuse_asks: code that every `reserve` and `work` gets, or "". asks_count, refused_asks: so many came that ask for jobs, and
+    were refused.
     longest_bytes: a call that is longer is refused as a line that is too long, without its id.
     """
 
@@ -184,14 +185,16 @@ class Desk:
         self.asks.remove(ask)
 
     def _ask(self, mouth: Mouth, call: Call, query: ReserveQuery | WorkQuery) -> None:
-        self.asks_count += 1
+        ask = Ask(mouth, call, query)
+        asks_for_jobs = ask.most > 0
+        self.asks_count += asks_for_jobs
         if self.refuse_asks:
-            self.refused_asks += 1
+            self.refused_asks += asks_for_jobs
             mouth.send(speech.refusal(call, self.refuse_asks, "the server is stopping, and takes no more"))
         elif call.notification:
             raise CallError(f"{call.name} as a notification takes nothing")
         else:
-            self.asks.append(Ask(mouth, call, query))
+            self.asks.append(ask)
 
     def _reserve(self, mouth: Mouth, call: Call, _now: float) -> None:
         self._ask(mouth, call, parse(ReserveQuery, call))

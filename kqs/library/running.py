@@ -148,21 +148,26 @@ class Running:
             self._changed.clear()
             types = sorted(self._registry.types)
             if not types:
-                await self._either(None, until)
+                async with self._told():
+                    await self._either(None, until)
                 continue
             try:
                 async with self._client.work(types, self._concurrency, worker=self._worker) as work:
                     while self._goes_on(types, until):
                         begun += self._begin(hands, await self._take(work, types, until))
-                    if _now() >= until:  # the order tells what is cancelled, as long as it stands
-                        await self._until_over(hands)
             except StopAsyncIteration:
                 await asyncio.sleep(DRAINED_S)
             except ConnectionLostError as error:
                 if not self._client.is_open:
                     raise
                 log.warning("the connection was lost, and with it its runs", error=str(error))
+        async with self._told():
+            await self._until_over(hands)
         return begun
+
+    def _told(self) -> Work:
+        """Return what brings no runs, and tells which of an order that was left are cancelled; an older server refuses it."""
+        return self._client.work((), 0, worker=self._worker)
 
     async def _until_over(self, hands: Hands) -> None:
         """Return when nothing is in hand. Raises: ConnectionLostError: it was closed."""

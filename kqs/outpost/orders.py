@@ -1,7 +1,8 @@
 """What the server is asked for: standing orders whose room, in all, is that of the consumer.
 
 Every order has room for so many open runs, and no call changes that. Where the consumer has come to have more room than the
-server knows of, another order is made; where it has less, all are withdrawn, and one is made in their place. Invariants:
+server knows of, another order is made; where it has less, all are withdrawn, and one is made in their place. One call beside
+them has no room, and stands as long as the connection: which runs of withdrawn orders are to end is told to that. Invariants:
 
 1. A run counts against the order that brought it until it is over, as the server counts.
 2. What is open of an order that was withdrawn makes no room at the server: what that is worth is asked for anew.
@@ -67,6 +68,17 @@ class Orders:
     def open(self, types: list[str], worker: str, *, hold: bool) -> None:
         """Let `fit` ask for jobs of these types, under this name. hold: runs outlive the connection."""
         self._asked = {"types": types, "worker": worker} | ({"hold": True} if hold else {})
+        self.listen()
+
+    def listen(self) -> None:
+        """Hear of runs that are to end, whatever is asked for. A server that knows no such call refuses it, and no more."""
+        if self._line.is_open and self._asked:
+            arg = {name: value for name, value in self._asked.items() if name != "types"} | {"room": 0}
+            self._line.call(b'"work"', _encode(arg), _nothing, self._heard_end)
+
+    def _heard_end(self, event: msgspec.Raw) -> None:
+        if isinstance(found := heard(event), str):
+            self._taken_away(found)
 
     def fit(self, room: int, slack: int) -> None:
         """Bring the room that the server knows of to within `slack` of `room`."""

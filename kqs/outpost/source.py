@@ -168,6 +168,7 @@ class WireSource:
             _lose(run.lease)
 
     def _opened(self) -> None:
+        self._orders.listen()
         self._open_runs.resume()
         self._send()
 

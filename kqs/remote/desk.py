@@ -44,6 +44,9 @@ class Desk:
         self._grace_s = grace_s
         self._supervisor = supervisor
         self._pools: dict[tuple[frozenset[str], str, bool], Pool] = {}
+        #: where those stand who ask for nothing, held runs or not: no consumer of the queue, so nobody takes them for takers.
+        #: They outlast `drain`: of runs that are to end is told as long as there are some
+        self.listeners = {held: Pool(self._source, "", (), held=held) for held in (False, True)}
         self._runs: dict[str, OpenRun] = {}
         self._held_count = 0  # of these
         self._called_off: dict[str, OpenRun] = {}  # of these, held ones without a party whose jobs were cancelled
@@ -110,7 +113,8 @@ class Desk:
 
     def note_left(self, pool: Pool) -> None:
         """Take in that somebody left the line."""
-        if not pool.orders and not self._is_stopping and pool not in self._timers:
+        is_asking = pool is not self.listeners[pool.consumer.is_held]
+        if is_asking and not pool.orders and not self._is_stopping and pool not in self._timers:
             if len(self._timers) >= MOST_LINGERING:
                 longest = next(iter(self._timers))
                 self._timers[longest].cancel()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Order:
-    """What was asked for: jobs for `room` runs, once or whenever there is room.
+    """What was asked for: jobs for `room` runs, once or whenever there is room; with a room of 0, only to be told of runs.
 
     given: called with runs as they begin. ended: called when no more will come, unless whoever asked has ended it.
     lost: called with a run that is to end, or was judged without its report, while this lasts: one of its own, or of one of the
@@ -153,7 +153,7 @@ class Party:
     ) -> Order:
         """Ask for jobs; see `Order`. worker: who runs them, as their records say. held: the runs outlive this party."""
         self.worker = worker
-        pool = self._desk.pool(types, worker, held=held)
+        pool = self._desk.pool(types, worker, held=held) if room else self._desk.listeners[held]
         self._worker = worker
         order = Order(self, pool, room, given, ended, lost)
         order.is_paused = self._is_paused

@@ -5,7 +5,7 @@ Those that wait for a job to end outlive the peer's end of input, since all that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -67,12 +67,12 @@ class Standing:
         self._where = where
         #: who asks; None: nobody has, for jobs
         self.party: Party | None = None
-        self._by_id: dict[str | int | float, _Stood] = {}
+        self._by_id: dict[str | int | float, list[_Stood]] = {}  # several may have one, the latest last
         self._listening: dict[Listening, Callable[[], None]] = {}
         self._is_paused = False
         #: calls that wait for jobs to end, by their ids where they have one
         self._waits: dict[Wait, str | int | float | None] = {}
-        self._waits_by_id: dict[str | int | float, Wait] = {}
+        self._waits_by_id: dict[str | int | float, dict[Wait, None]] = {}  # as above
         #: there is nobody to ask any more
         self.has_ended = False
 
@@ -104,8 +104,8 @@ class Standing:
         """Let an order be found by the id of its call. withdrawn: answers the call."""
         if (key := _key(call.id)) is not None and not order.is_over:
             if len(self._by_id) > 2 * MAX_STANDING:
-                self._by_id = {key: stood for key, stood in self._by_id.items() if not stood.order.is_over}
-            self._by_id[key] = _Stood(order, withdrawn)
+                self._by_id = {key: standing for key, some in self._by_id.items() if (standing := _standing(some))}
+            self._by_id[key] = [*_standing(self._by_id.get(key, ())), _Stood(order, withdrawn)]
 
     @property
     def is_waiting(self) -> bool:
@@ -121,13 +121,21 @@ class Standing:
         """Let a call wait for a job to end; `end_wait` follows unless it is told to `leave`."""
         key = self._waits[wait] = _key(call.id)
         if key is not None:
-            self._waits_by_id[key] = wait
+            self._waits_by_id.setdefault(key, {})[wait] = None
 
     def end_wait(self, wait: Wait) -> None:
         """Take in that a call waits no more. Idempotent."""
-        key = self._waits.pop(wait, None)
-        if key is not None and self._waits_by_id.get(key) is wait:
-            del self._waits_by_id[key]
+        self._forget_id(wait)
+        self._waits.pop(wait, None)
+
+    def _forget_id(self, wait: Wait) -> None:
+        """Let a call that waits be found by its id no more. Idempotent."""
+        if (key := self._waits.get(wait)) is not None:
+            self._waits[wait] = None
+            of_this_id = self._waits_by_id[key]
+            del of_this_id[wait]
+            if not of_this_id:
+                del self._waits_by_id[key]
 
     def refuse_waits(self, code: str, message: str) -> None:
         """Answer all that wait for jobs to end: they are not told of that any more."""
@@ -135,13 +143,19 @@ class Standing:
             wait.refuse(code, message)
 
     def withdraw(self, call_id: str | int | float) -> bool:
-        """End the standing call with this id; False: none stands."""
-        if (wait := self._waits_by_id.get(call_id)) is not None:
+        """End the standing call with this id, of several the latest; False: none stands."""
+        if (waits := self._waits_by_id.get(call_id)) is not None:
+            wait = next(reversed(waits))
+            self._forget_id(wait)
             wait.refuse("timeout", "the call was withdrawn; the job goes on")
             return True
-        stood = self._by_id.pop(call_id, None)
-        if stood is None or not stood.order.withdraw():
+        some = _standing(self._by_id.pop(call_id, ()))
+        if not some:
             return False
+        stood = some.pop()
+        if some:
+            self._by_id[call_id] = some
+        stood.order.withdraw()
         self._listening.pop(stood.order, None)
         stood.withdrawn()
         return True
@@ -186,6 +200,10 @@ class Standing:
             listening.resume()
         if self.party is not None:
             self.party.resume()
+
+
+def _standing(some: Iterable[_Stood]) -> list[_Stood]:
+    return [stood for stood in some if not stood.order.is_over]
 
 
 def _key(call_id: Raw | None) -> str | int | float | None:

@@ -96,9 +96,16 @@ class ReserveQuery(JobsWanted, frozen=True, kw_only=True):
 
 
 class WorkQuery(JobsWanted, frozen=True, kw_only=True):
-    """Argument of `work`."""
+    """Argument of `work`. room: 0: it asks for nothing, and needs no types."""
 
-    room: Annotated[int, Meta(ge=1, le=MAX_ROOM)] = 1
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] = msgspec.field(default_factory=list)
+    room: Annotated[int, Meta(ge=0, le=MAX_ROOM)] = 1
+
+    def check(self) -> None:
+        """See Parameters."""
+        super().check()
+        if self.room and not self.types:
+            raise ValueError("types: needed unless room is 0")
 
 
 class WithdrawQuery(Parameters, frozen=True, kw_only=True):
@@ -149,7 +156,7 @@ def reserve(peer: Peer, call: Call) -> None:
 
 
 def work(peer: Peer, call: Call) -> None:
-    """Give runs whenever there are some and fewer than `room` are open, until the server stops."""
+    """Give runs whenever there are some and fewer than `room` are open, until the server stops; tell which are to end."""
     if (query := asked(peer, call, WorkQuery, NULL)) is None:
         return
     call, party = detached(call), peer.standing.asking()

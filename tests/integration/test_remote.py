@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,47 @@ def test_clients_that_come_and_go_leave_nothing_behind(server: Served) -> None:
         worker.call("insert", {"type": "gone"})
         (run,) = worker.reserve("gone")
         assert worker.finish(run["run"]) == [True]
+
+
+def test_of_two_works_with_one_id_the_later_is_withdrawn_first_and_the_other_tells_of_its_runs(server: Served) -> None:
+    with working_at(server) as worker, working_at(server) as owner:
+        job_id = owner.call("insert", {"type": "early", "ttr": 600})
+        first = worker.send("work", {"types": ["early"]})
+        (run,) = worker.next(first)
+        worker.say(first, "work", {"types": ["late"]})
+        owner.call("insert", {"type": "late", "ttr": 600})
+        (later,) = worker.next(first)
+        assert worker.call("withdraw", {"call": first}) is True
+        assert worker.next(first) is None
+        for cancelled in (later, run):
+            assert owner.call("cancel", cancelled["id"])["count"] == 1
+            assert worker.next(first) == {"cancel": cancelled["run"]}
+            assert worker.finish(cancelled["run"]) == [True]
+        owner.call("insert", {"type": "early", "id": f"{job_id}-2"})
+        assert [given["id"] for given in worker.next(first)] == [f"{job_id}-2"]
+        assert worker.call("withdraw", {"call": first}) is True
+        assert worker.next(first) is None
+        with pytest.raises(RefusedError, match="not_found"):
+            worker.call("withdraw", {"call": first})
+
+
+def test_who_asks_for_nothing_hears_at_once_that_what_it_was_given_before_is_to_end(server: Served) -> None:
+    with working_at(server) as worker, working_at(server) as owner:
+        for listens_first in (True, False):
+            job_id = owner.call("insert", {"type": "mail", "ttr": 600})
+            standing = worker.send("work", {"types": ["mail"], "worker": "w"})
+            (run,) = worker.next(standing)
+            listening = worker.send("work", {"room": 0, "worker": "w"}) if listens_first else 0
+            assert worker.call("withdraw", {"call": standing}) is True
+            listening = listening or worker.send("work", {"room": 0, "worker": "w"})
+            assert owner.call("cancel", job_id)["count"] == 1
+            assert worker.next(listening) == {"cancel": run["run"]}
+            assert worker.call("release", {"run": run["run"]}) is True
+            assert owner.call("job", job_id)["state"] == "cancelled"
+            waiting = owner.call("insert", {"type": "mail"})
+            eventually(partial(owner.call, "explain", waiting), lambda why: why["reason"] == "no_worker")
+            assert owner.call("delete", waiting)["count"] == 1
+            assert worker.call("withdraw", {"call": listening}) is True
 
 
 def work_through(server: Served, job_type: str) -> None:

@@ -291,7 +291,7 @@ def test_a_held_worker_that_died_while_the_server_was_away_costs_a_ghost_after_i
 def test_a_held_run_that_its_worker_never_heard_of_goes_back_after_its_ttr(folder: Path) -> None:
     settings = {"WORKER__CONCURRENCY": "0", "SERVER__PORT": str(free_port())}
     with serving(folder, **settings) as server, working(folder, server, "--hold", "chores") as worker:
-        until(server, calls_work=1)
+        until(server, calls_work=2)  # one asks, one listens
         worker.process.send_signal(signal.SIGSTOP)  # it is given the run, and does not read it
         job_id = insert(server, "double", 4, ttr=2)
         eventually(lambda: ask(server, "job", job_id), lambda job: job["state"] == "processing")
@@ -390,6 +390,34 @@ def test_each_cancelled_job_ends_at_once_though_others_were_cancelled_before(fol
             ask(server, "cancel", job_id)
             ended(server, job_id, "cancelled")
         (folder / "gate").touch()
+
+
+@pytest.mark.parametrize("options", [(), ("--hold",)])
+def test_a_cancelled_job_ends_at_once_in_a_worker_that_lets_its_runs_finish(
+    folder: Path, server: Served, options: tuple[str, ...]
+) -> None:
+    with working(folder, server, *options, "--grace", "-1", "chores") as worker:
+        job_ids = [insert(server, "sleep", 60, ttr=600) for _ in range(2)]
+        for job_id in job_ids:
+            until_said(worker, f"begun {job_id}")
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: ask(server, "workers"), lambda workers: [one["room"] for one in workers] == [0])
+        for job_id in job_ids:
+            ask(server, "cancel", job_id)
+            until_said(worker, f"cancelled {job_id}")
+            ended(server, job_id, "cancelled")
+        assert worker.process.wait(30) == 0
+
+
+def test_a_cancelled_job_ends_at_once_in_a_worker_whose_server_lets_its_runs_finish(folder: Path) -> None:
+    with serving(folder, WORKER__CONCURRENCY="0", WORKER__GRACE_S="-1") as server, working(folder, server, "chores") as worker:
+        job_id = insert(server, "sleep", 60, ttr=600)
+        until_said(worker, f"begun {job_id}")
+        server.process.send_signal(signal.SIGTERM)
+        until_said(server, "waiting for remote runs")
+        ask(server, "cancel", job_id)
+        until_said(worker, f"cancelled {job_id}")
+        assert server.process.wait(30) == 0
 
 
 def test_a_held_run_that_is_cancelled_after_a_restart_ends_at_once(folder: Path) -> None:

@@ -240,6 +240,58 @@ async def test_a_running_handler_is_waited_for_past_the_time(queue: kqs.Queue, t
     assert (await job.wait(5)).result == "slow"
 
 
+@pytest.mark.parametrize("queue", ["open", "connect"], indirect=True)  # its handlers share a loop with it
+async def test_past_its_time_a_handler_hears_that_its_job_is_cancelled_and_no_other_job_is_kept_waiting(
+    queue: kqs.Queue, type_: str
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def lasts(data: Any) -> None:
+        try:
+            await asyncio.sleep(data)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    queue.add_handler(type_, lasts)
+    short, long = await queue.add_jobs([{"type": type_, "data": s, "ttr": 600} for s in (0.7, 60)])
+    running = asyncio.create_task(queue.run_jobs(time_limit_s=0.5))
+    assert (await short.wait(10)).state == "success"
+    waiting = await queue.add_job(type_)
+    (run,) = await queue.reserve(type_, wait_s=10)
+    assert run.id == waiting.id
+    await run.finish()
+    assert (await queue.cancel(long.id)).count == 1
+    await asyncio.wait_for(cancelled.wait(), 10)
+    assert await asyncio.wait_for(running, 10) == 2
+    assert (await long.wait(10)).state == "cancelled"
+
+
+@pytest.mark.parametrize("queue", ["open", "connect"], indirect=True)  # as above
+async def test_a_handler_hears_that_its_job_is_cancelled_also_once_it_was_removed(queue: kqs.Queue, type_: str) -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def lasts(_data: Any) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    queue.add_handler(type_, lasts)
+    job = await queue.add_job(type_, ttr=600)
+    running = asyncio.create_task(queue.run_jobs(time_limit_s=-1))
+    await asyncio.wait_for(began.wait(), 10)
+    queue.remove_handler(type_)
+    assert await queue.job(job.id) is not None  # it has said meanwhile that it wants no more
+    assert (await queue.cancel(job.id)).count == 1
+    await asyncio.wait_for(cancelled.wait(), 10)
+    assert (await job.wait(10)).state == "cancelled"
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_failed_runs_count_and_a_failure_says_why(queue: kqs.Queue, type_: str) -> None:
     async def fails(_data: Any) -> None:
         raise OSError("no such image")

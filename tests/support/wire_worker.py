@@ -28,8 +28,12 @@ class WireWorker:
     def send(self, name: str, argument: object = None) -> int:
         """Send a call; return its id."""
         self._next_id += 1
-        self.socket.sendall(json.dumps({"id": self._next_id, "n": name, "m": argument}).encode() + b"\n")
+        self.say(self._next_id, name, argument)
         return self._next_id
+
+    def say(self, call_id: int, name: str, argument: object = None) -> None:
+        """Send a call by an id that may be another's."""
+        self.socket.sendall(json.dumps({"id": call_id, "n": name, "m": argument}).encode() + b"\n")
 
     def next(self, call_id: int) -> Any:
         """Return the next answer to a call, an intermediate one too. Raises: RefusedError, EOFError."""

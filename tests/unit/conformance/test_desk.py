@@ -139,3 +139,13 @@ def test_too_long_a_line_is_refused_without_its_id_and_changes_nothing(talk: Tal
     assert talk.says("finish", {"run": run.token, "report": "ok", "result": "x" * 100})["code"] == "too_large"
     assert "id" not in talk.mouth.said[-1]
     assert (run.reports, talk.desk.faults) == ([], [])
+
+
+def test_a_work_without_room_asks_for_no_job(talk: Talk) -> None:
+    assert talk.says("work", {"room": 0}) is None
+    assert talk.desk.ask_with_room() is None
+    talk.desk.refuse_asks = "draining"
+    assert talk.says("work", {"room": 0}, call_id=2)["code"] == "draining"
+    assert (talk.desk.asks_count, talk.desk.refused_asks) == (0, 0)
+    assert talk.says("withdraw", {"call": 1}, call_id=3) is True
+    assert talk.desk.faults == []

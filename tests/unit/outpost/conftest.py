@@ -23,6 +23,10 @@ def a_run(number: int = 1, **fields: Any) -> dict[str, Any]:
     return run | {"attempt": 1, "failures": 0, "ghosts": 0, "ttr": 30.0} | fields
 
 
+def _name(line: dict[str, Any]) -> str:
+    return "listen" if line["n"] == "work" and line["m"]["room"] == 0 else str(line["n"])
+
+
 class Post:
     """A source, its server, and the runs that it delivered."""
 
@@ -46,8 +50,8 @@ class Post:
         await self.line.stop()
 
     def calls(self, name: str) -> list[Any]:
-        """Return the arguments of the calls of this name, so far."""
-        return [line["m"] for _, line in self.server.calls if line["n"] == name]
+        """Return the arguments of the calls of this name, so far. A `work` that asks for nothing is called "listen" here."""
+        return [line["m"] for _, line in self.server.calls if _name(line) == name]
 
     async def called(self, name: str, count: int = 1) -> list[Any]:
         """Return the arguments of the calls of this name when there are so many."""
@@ -55,11 +59,11 @@ class Post:
         return self.calls(name)
 
     def _last(self, name: str, index: int = -1) -> int:
-        return [number for number, (_, line) in enumerate(self.server.calls) if line["n"] == name][index]
+        return [number for number, (_, line) in enumerate(self.server.calls) if _name(line) == name][index]
 
-    def tell(self, event: Any, index: int = -1) -> None:
+    def tell(self, event: Any, index: int = -1, name: str = "work") -> None:
         """Send an intermediate answer to a `work` call."""
-        peer, line = self.server.calls[self._last("work", index)]
+        peer, line = self.server.calls[self._last(name, index)]
         peer.send({"v": 1, "id": line["id"], "e": None, "s": "ok", "m": event})
 
     def answer(self, name: str, result: Any, index: int = -1) -> None:

@@ -576,16 +576,17 @@ async def test_one_that_answers_does_not(post: Post, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_server_that_closes_at_once_is_not_asked_without_end(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    times: list[float] = []
+    at: dict[Any, float] = {}
     loop = asyncio.get_running_loop()
 
     def turn_away(peer: Any, line: Any) -> None:
-        times.append(loop.time())
+        at.setdefault(peer, loop.time())
         peer.send({"v": 1, "e": {"_isError__": 1, "message": "full", "code": "busy"}, "s": "err"})
 
     monkeypatch.setattr(post.server, "take", turn_away)
     await post.start()
-    await until(lambda: len(times) == 4)
+    await until(lambda: len(at) == 4)
+    times = list(at.values())
     assert times[3] - times[2] > 0.05
 
 
@@ -615,3 +616,45 @@ async def test_a_bug_in_what_takes_an_answer_is_a_fault(post: Post) -> None:
     post.tell([a_run(1)])
     name, error = await post.supervisor.told()
     assert (name, type(error)) == ("line", TypeError)
+
+
+async def test_it_hears_of_cancellations_while_it_asks_for_nothing(post: Post) -> None:
+    await post.start()
+    assert await post.called("listen") == [{"room": 0, "worker": "me"}]
+    begun, waiting = await post.given(a_run(1), a_run(2))
+    lease = post.begin(begun)
+    removing = asyncio.create_task(post.source.remove_consumer(post.consumer))
+    await post.called("withdraw")
+    post.answer("work", None)
+    post.answer("withdraw", True)
+    await removing
+    post.tell({"cancel": "token-1"}, name="listen")
+    post.tell({"cancel": "token-2"}, name="listen")
+    await until(lambda: post.lost == [lease] and not post.source.may_begin(waiting))
+    assert await post.called("release") == [[{"run": "token-1"}, {"run": "token-2", "begun": False}]]
+    assert len(post.calls("listen")) == 1
+
+
+async def test_it_listens_on_each_connection_for_runs_that_it_holds(holding: Post) -> None:
+    await holding.start()
+    (run,) = await holding.given(a_run(1))
+    lease = holding.begin(run)
+    removing = asyncio.create_task(holding.source.remove_consumer(holding.consumer))
+    await holding.called("withdraw")
+    holding.server.drop()
+    await removing
+    assert (await holding.called("listen", 2))[1] == {"room": 0, "worker": "me", "hold": True}
+    holding.tell({"cancel": "token-1"}, name="listen")
+    await until(lambda: holding.lost == [lease])
+
+
+async def test_a_server_that_knows_no_such_call_is_asked_once_a_connection(post: Post) -> None:
+    await post.start()
+    await post.called("listen")
+    with capture_logs() as logs:
+        post.refuse("listen", "bad_call")
+        (run,) = await post.given(a_run(1))
+        post.begin(run)
+        await post.settled()
+    assert logs == []
+    assert len(post.calls("listen")) == len(post.calls("work")) == 1

@@ -238,3 +238,45 @@ async def test_another_order_tells_of_the_runs_of_one_that_was_withdrawn(rig: Ri
     assert worker.lost[0] is runs[0]
     assert worker.lost[-1] in runs
     assert {run.token for run in worker.lost} == {run.token for run in runs}
+
+
+async def test_who_asks_for_nothing_is_no_taker_and_is_told_of_runs_of_withdrawn_orders_also_in_a_stop(rig: Rig) -> None:
+    desk = a_desk(rig)
+    worker, idle = Hired(desk), Hired(desk)
+    taking = worker.work(2)
+    listening = worker.work(0)
+    idle.work(0, "fax")
+    assert not rig.queue.admission.is_handled("fax")
+    await rig.accept(*(an_accepted(number) for number in range(3)))
+    first, second = await worker.take(2)
+    taking.withdraw()
+    rig.queue.runs.call_off([first.run.claim])
+    await until(lambda: worker.lost == [first])
+    desk.drain()
+    assert not listening.is_over
+    rig.queue.runs.call_off([second.run.claim])
+    await until(lambda: worker.lost == [first, second])
+    await still(rig)
+    assert len(worker.open) == 2
+    worker.party.doubt()
+    worker.party.trust()
+    worker.party.leave("gone")
+    idle.party.leave("gone")
+    assert not any(pool.orders for pool in desk.listeners.values())
+    assert (worker.ended, idle.ended) == (1, 1)
+    assert idle.lost == []
+
+
+async def test_who_asks_for_nothing_hears_of_held_runs_without_a_party(rig: Rig) -> None:
+    desk = a_desk(rig)
+    gone, back = Hired(desk), Hired(desk)
+    gone.work(2, held=True)
+    await rig.accept(an_accepted(1), an_accepted(2))
+    before, after = await gone.take(2)
+    gone.party.leave("gone")
+    rig.queue.runs.call_off([before.run.claim])
+    await until(lambda: before.is_cancelled)
+    back.work(0, held=True)
+    assert back.lost == [before]
+    rig.queue.runs.call_off([after.run.claim])
+    await until(lambda: back.lost == [before, after])

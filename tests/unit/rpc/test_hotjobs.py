@@ -173,6 +173,16 @@ async def test_of_two_calls_under_one_id_the_last_is_withdrawn() -> None:
     assert len(tell(talk, ended())) == 1
 
 
+async def test_of_two_calls_under_one_id_both_can_be_withdrawn() -> None:
+    talk = Conversing()
+    await heard(talk, HOT, HOT)
+    withdraw = b'{"id":2,"n":"withdraw","m":{"call":1}}\n'
+    answers = await talk.settled(withdraw + withdraw + withdraw)
+    assert [answer["s"] for answer in answers] == ["err", "end", "err", "end", "err"]
+    assert answers[-1]["e"]["code"] == "not_found"
+    assert talk.backend.waiting["mine"] == []
+
+
 async def test_a_stop_answers_all_that_wait_also_before_their_flush() -> None:
     talk = Conversing()
     await heard(talk, HOT)

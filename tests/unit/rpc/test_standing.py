@@ -84,6 +84,20 @@ async def test_of_two_with_one_id_the_later_is_withdrawn(stands: Stands) -> None
     first, second = stands.add("1"), stands.add("1")
     assert stands.standing.withdraw(1)
     assert (first.is_over, second.is_over) == (False, True)
+    assert stands.standing.withdraw(1)
+    assert first.is_over
+    assert not stands.standing.withdraw(1)
+
+
+async def test_an_id_of_one_that_is_over_means_the_one_before(stands: Stands) -> None:
+    first, *others = [stands.add("1") for _ in range(1 + 2 * MAX_STANDING) if not stands.standing.is_full]
+    for order in others:
+        order.end()
+    for _ in range(5 * MAX_STANDING):
+        stands.add("1").end()
+    assert len(stands.standing._by_id[1]) <= 2
+    assert stands.standing.withdraw(1)
+    assert first.is_over
 
 
 async def test_so_many_may_stand_and_one_that_ends_makes_room(stands: Stands) -> None:

@@ -189,6 +189,33 @@ async def test_work_brings_runs_until_it_is_withdrawn(talk: Talk, rig: Rig) -> N
     assert await talk.ask("finish", {"run": event["m"][0]["run"], "report": "ok"}) is True
 
 
+async def test_a_work_without_room_needs_no_types_and_brings_nothing(talk: Talk, rig: Rig) -> None:
+    assert [await talk.ask("work", {"room": room}) for room in (1, 10_000)] == ["bad_call"] * 2
+    assert [await talk.ask("work", {"room": 0, "types": types}) for types in ([], ["a" * 300], [1], "x")] == ["bad_call"] * 4
+    assert await talk.ask("work", {"room": 0, "hold": True}) == "bad_call"
+    talk.say("work", {"room": 0}, "bare")
+    talk.say("work", {"room": 0, "types": ["mail"], "worker": "w", "hold": True}, "named")
+    assert talk.gathered == []
+    await rig.accept(an_accepted(1))
+    assert await talk.ask("reserve", {"types": ["mail"], "wait": 10}) != []
+    talk.say("withdraw", {"call": "bare"}, 2)
+    talk.say("withdraw", {"call": "named"}, 3)
+    said = [(answer["id"], answer["m"]) for answer in await talk.heard(4)]
+    assert said == [("bare", None), (2, True), ("named", None), (3, True)]
+
+
+async def test_what_was_withdrawn_is_called_off_by_another_work_of_its_connection(talk: Talk, rig: Rig) -> None:
+    talk.say("work", {"types": ["mail"], "room": 2}, "w")
+    await rig.accept(an_accepted(1))
+    (event,) = await talk.heard()
+    talk.say("withdraw", {"call": "w"}, 2)
+    await talk.heard(2)
+    talk.say("work", {"room": 0}, "w")
+    rig.queue.runs.call_off([talk.desk._runs[event["m"][0]["run"]].run.claim])
+    (told,) = await talk.heard()
+    assert (told["id"], told["s"], told["m"]) == ("w", "ok", {"cancel": event["m"][0]["run"]})
+
+
 async def test_a_work_call_without_an_id_is_brought_runs_as_well(talk: Talk, rig: Rig) -> None:
     assert talk.hear(b'{"n":"work","m":{"types":["mail"]}}\n') == []
     await rig.accept(an_accepted(1))
