@@ -234,7 +234,7 @@ class Schedules(Service):
 
 def _stays(old: Entry, plan: Plan, now: float) -> bool:
     """Tell whether a schedule that says the same goes on as it is; clocks of servers, and of one over time, differ a little."""
-    return old.schedule.plan == plan and old.ticked_at <= now + BEHIND_S
+    return old.schedule.plan == plan and old.passed_at <= now + BEHIND_S
 
 
 def _unknown(name: str) -> CallError:

@@ -51,7 +51,7 @@ RETRY_S = 0.5
 STORE_S = 2.0
 #: schedules that are looked at in one turn of the loop
 TURN = 200
-#: how far the clock may be behind the last tick of a schedule before that is told, in s
+#: how far the clock may be behind the last tick of a schedule, or its beginning, before that is told, in s
 BEHIND_S = 60.0
 #: jobs, and about how many bytes, that go into one record
 RECORD_JOBS = 1000
@@ -141,8 +141,11 @@ class Ticker(Service):
             names = [entry.schedule.name for entry in broken]
             found.append(f"{_some(names)} cannot be read here: {broken[0].trouble}")
         behind = self._clock.now() + BEHIND_S
-        if ahead := [entry.schedule.name for entry in entries if entry.ticked_at > behind]:
-            found.append(f"{_some(ahead)} ticked ahead of the clock, which was set back, and waits until it comes there again")
+        waits = "ahead of the clock, which was set back, and waits until it comes there again"
+        if ticked := [entry.schedule.name for entry in entries if entry.ticked_at > behind]:
+            found.append(f"{_some(ticked)} ticked {waits}")
+        if begun := [entry.schedule.name for entry in entries if entry.ticked_at <= behind < entry.passed_at]:
+            found.append(f"{_some(begun)} began {waits}")
         return found
 
     async def _run(self) -> None:

@@ -179,6 +179,38 @@ async def test_clock_that_is_set_back_repeats_no_tick_and_health_says_so(node: N
     await node.until_jobs(begin + 3600, again + 60)
 
 
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_clock_set_back_before_the_first_tick_of_a_schedule_is_told_by_health(node: Node, is_resumed: bool) -> None:
+    begin = node.clock.now()
+    if is_resumed:
+        await node.schedules.put("a", MINUTELY)
+        await node.schedules.suspend("a")
+    node.jump(3 * 3600)
+    await (node.schedules.resume("a") if is_resumed else node.schedules.put("a", MINUTELY))
+    assert node.schedules.problems() == []
+    node.jump(BEHIND_S - 3 * 3600)
+    assert node.schedules.problems() == [
+        "the schedule 'a' began ahead of the clock, which was set back, and waits until it comes there again"
+    ]
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, every=30.0))
+    assert node.schedules.problems() == []
+    node.jump(31)
+    await node.until_jobs(begin + BEHIND_S + 30)
+
+
+async def test_one_that_began_ahead_of_the_clock_is_given_anew_by_the_same_call(node: Node) -> None:
+    begin = node.clock.now()
+    node.jump(3 * 3600)
+    ahead = await node.schedules.put("a", MINUTELY)
+    assert (await node.schedules.put("a", MINUTELY)).revision == ahead.revision
+    node.jump(-3 * 3600)
+    assert "began ahead of the clock" in node.schedules.problems()[0]
+    await node.schedules.put("a", MINUTELY)
+    assert node.schedules.problems() == []
+    node.jump(61)
+    await node.until_jobs(begin + 60)
+
+
 async def test_one_that_is_given_again_stays_while_the_clock_is_a_little_behind_its_last_tick(node: Node) -> None:
     begin = node.clock.now()
     kept = await node.schedules.put("a", MINUTELY)
