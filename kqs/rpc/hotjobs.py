@@ -149,7 +149,7 @@ class Hotjob:
 def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callable[[], Awaitable[dict[str, Any]]]) -> None:
     """Answer `call` with what `look` returns of a job, once that has ended; what is known of its end, if that is no more there.
 
-    Args: call: detached. look: raises CallError where nothing is known of the job.
+    Args: call: detached. waits_s: from now on. look: raises CallError where nothing is known of the job.
     Raises: CallError: too many calls wait.
     """
     check_room(peer)
@@ -181,10 +181,11 @@ def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callabl
                 hotjob.leave()
                 peer.answer(call, _encode(found))
             else:
-                hotjob.begin(waits_s)
+                hotjob.begin(max(0.0, until - loop.time()))
         peer.end_task(0)
 
-    context = peer.context
+    context, loop = peer.context, asyncio.get_running_loop()
+    until = loop.time() + waits_s
     hotjob = Hotjob(peer, call, job_id, ended)
     peer.begin_task()
     context.spawn(begin(), f"call {call.name}")

@@ -254,6 +254,28 @@ async def test_job_tells_of_a_deletion_also_where_another_job_has_the_id_by_now(
     assert talk.context.waits == 0
 
 
+async def test_job_waits_from_its_call_on_however_long_the_first_look_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = Conversing()
+    await talk.settled(b'{"id":1,"n":"insert","m":{"type":"x","id":"mine"}}\n')
+    look, delays = talk.backend.job, list[float]()
+    call_later = talk.context.supervisor.call_later
+
+    async def look_long(job_id: str) -> Any:
+        await asyncio.sleep(0.05)
+        return await look(job_id)
+
+    def note(delay_s: float, *what: Any) -> asyncio.TimerHandle:
+        delays.append(delay_s)
+        return call_later(delay_s, *what)
+
+    monkeypatch.setattr(talk.backend, "job", look_long)
+    monkeypatch.setattr(talk.context.supervisor, "call_later", note)
+    short, long = b'{"id":2,"n":"job","m":{"id":"mine","wait":0.01}}\n', b'{"id":3,"n":"job","m":{"id":"mine","wait":5}}\n'
+    await heard(talk, short, long)
+    assert delays[0] == 0.0
+    assert 0.0 < delays[1] < 4.97
+
+
 async def test_job_of_which_nothing_is_known_is_not_waited_for() -> None:
     talk = Conversing()
     assert codes(await heard(talk, b'{"id":2,"n":"job","m":{"id":"nobody","wait":5}}\n')) == ["not_found"]
