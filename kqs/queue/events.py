@@ -150,6 +150,14 @@ class Events:
         """Take in that jobs are gone."""
         self.changed(Word.DELETED, [_last_seen(job) for job in jobs])
 
+    def deleted_elsewhere(self, jobs: Sequence[Changed]) -> None:
+        """Take in that jobs are gone which another server was asked to delete while they ran here.
+
+        Who waits for the end of one looks for that by itself: another job may have its id by now.
+        """
+        if self.is_heard:
+            self._tell(Batch(self._clock.now(), Word.DELETED, [_last_seen(job) for job in jobs]))
+
     def cancelled(self, job_ids: Sequence[str], error: str = Word.CANCELLED) -> None:
         """Take in that waiting jobs have ended as cancelled. error: what stands in their records."""
         self._ended_unrun(Word.CANCELLED, job_ids, State.CANCELLED, error)

@@ -9,7 +9,7 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.job import Claim
 from kqs.log import get_logger
-from kqs.store.base import Store
+from kqs.store.base import Changed, Store
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
@@ -26,13 +26,15 @@ class Neighbours:
         self,
         store: Store,
         call_off: Callable[[Sequence[Claim]], None],
+        deleted: Callable[[Sequence[Changed]], None],
         look_at_settings: Callable[[], Awaitable[None]],
         clock: Clock,
         supervisor: Supervisor,
     ) -> None:
-        """Args: call_off: ends runs. look_at_settings: takes in what owners have said of types."""
+        """Args: call_off: ends runs. deleted: told whose jobs are gone. look_at_settings: takes in what owners have said."""
         self._store = store
         self._call_off = call_off
+        self._deleted = deleted
         self._look_at_settings = look_at_settings
         self._is_more = False
         self._supervisor = supervisor
@@ -56,6 +58,8 @@ class Neighbours:
         news = await self._store.news()
         if news.claims:
             self._call_off(news.claims)
+        if news.deleted:
+            self._deleted(news.deleted)
         if news.question is not None and self._answering is None:
             self._answering = self._supervisor.spawn(self._answer(news.question), "queue-question", when_done)
         self._is_more = self._is_more or news.is_more

@@ -147,7 +147,8 @@ class Queue:
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
         fan_outs = {type_: section.fan_out for type_, section in taking.items() if section.fan_out}
         self.subscriptions = Subscriptions(store, fan_outs)
-        self.neighbours = Neighbours(store, self.runs.call_off, self._look_at_settings, clock, supervisor)
+        deleted = basis.events.deleted_elsewhere
+        self.neighbours = Neighbours(store, self.runs.call_off, deleted, self._look_at_settings, clock, supervisor)
         self._hear()
 
     def _hear(self) -> None:

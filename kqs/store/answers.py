@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Run
+from kqs.store.change import Changed
 
 
 class StoreInfo(msgspec.Struct, frozen=True):
@@ -38,12 +39,14 @@ class Looked(NamedTuple):
 class News(NamedTuple):
     """What other servers did. claims: of runs watched over here that were cancelled, or deleted; each is told once.
 
-    is_more: types may be suspended that were not, or not be any more. question: somebody waits for its `answer`.
+    is_more: types may be suspended that were not, or not be any more. question: somebody waits for its `answer`. deleted: the
+    jobs of runs watched over here that were deleted, each told once, also where the run was cancelled before.
     """
 
     claims: Sequence[Claim]
     is_more: bool
     question: int | None
+    deleted: Sequence[Changed] = ()
 
 
 class Granted(list[Run]):

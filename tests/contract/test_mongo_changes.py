@@ -199,6 +199,29 @@ async def test_record_of_a_deleted_run_stays_until_who_runs_it_has_heard(
     assert await heard(theirs) == []
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_a_deletion_is_told_once_to_who_runs_the_job_also_if_that_was_cancelled_before(
+    ours: MongoStore, theirs: MongoStore, now: float, is_replaced: bool
+) -> None:
+    await theirs.insert([a_job(0, id="mine"), a_job(1), a_job(2)], 1, "w", now)
+    entries = [an_entry(0, id="mine"), an_entry(1), an_entry(2)]
+    runs = await theirs.claim(entries, "w", now)
+    await change(ours, Verb.CANCEL, now=now)
+    assert not (await theirs.news()).deleted
+    await change(ours, Verb.DELETE, Filter(ids=("mine",)), now=now, is_forced=True)
+    if is_replaced:
+        await ours.insert([a_job(5, id="mine", accepted_at=now)], 1, "w", now)
+    await change(theirs, Verb.DELETE, Filter(ids=(runs[1].claim.id,)), now=now, is_forced=True)  # it knows of that
+    told = await theirs.news()
+    assert told.claims == []
+    assert [(one.id, one.claim, one.type, one.attempt, one.state) for one in told.deleted] == [
+        ("mine", runs[0].claim, "mail", 1, State.PROCESSING)
+    ]
+    assert list((await theirs.news()).deleted) == []
+    await change(ours, Verb.DELETE, Filter(ids=(runs[2].claim.id,)), now=now, is_forced=True)
+    assert [one.id for one in (await theirs.news()).deleted] == [runs[2].claim.id]
+
+
 async def test_deleted_run_is_heard_of_although_a_new_job_has_its_id(ours: MongoStore, theirs: MongoStore, now: float) -> None:
     await theirs.insert([a_job(0, id="mine")], 1, "w", now)
     (run,) = await theirs.claim([an_entry(0, id="mine")], "w", now)

@@ -237,3 +237,19 @@ def test_a_job_that_ends_on_another_server_is_told_to_who_waits_within_half_a_se
             assert client.next(number) == {"id": job_id, "state": "success", "result": None}
             waits_s.append(time.monotonic() - reported_at)
         assert median_low(waits_s) < 1.0  # half a second, and what a busy machine takes
+
+
+def test_a_run_whose_job_is_deleted_at_another_server_has_that_end_where_it_ran(fleet: Fleet) -> None:
+    with ExitStack() as stack:
+        a, b = (stack.enter_context(fleet.serving(name, **NO_LANES)) for name in "ab")
+        worker, listener, owner = (stack.enter_context(working_at(server)) for server in (a, a, b))
+        listening = listener.send("events", {"types": ["mourned"], "events": ["started", "deleted"]})
+        job_id = worker.call("insert", {"type": "mourned", "ttr": 600})
+        (run,) = worker.reserve("mourned")
+        assert owner.call("delete", {"id": job_id, "force": True})["count"] == 1
+        told = [listener.next(listening) for _ in range(2)]
+        assert [(event["event"], event["id"], event["attempt"]) for event in told] == [
+            ("started", job_id, 1),
+            ("deleted", job_id, 1),
+        ]
+        assert worker.finish(run["run"]) == ["stale"]

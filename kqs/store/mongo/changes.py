@@ -38,7 +38,7 @@ _ROUNDS = 5
 _NEEDLESS = [
     *("data", "data_long", "data_bytes", "data_bulk", "data_crc32c", "result", "result_long", "result_bulk", "result_crc32c"),
     *("begun", "done", "options", "progress", "error", "due_at", "wake_at", "expire_at", "crc32c", "accepted_at", "ended_at"),
-    *("failures", "ghosts", "interrupted", "returned", "held", "cancel_at", "cancel_mark"),
+    *("failures", "ghosts", "interrupted", "held", "cancel_at", "cancel_mark"),
     *("resource", "parked", "called", "unique", "pair"),
     *("hold", "awaits", "why", "let_due", "after", "after_any_end", "pends", "tally"),
 ]
@@ -264,7 +264,10 @@ class Changer:
             part.ready = [_entry(change, one, one["revived"]["order"]) for one in free]
             part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
         running = [one for one in documents if one["place"] == Place.RUNNING]
-        self._servers.told.update((one["_id"], one["attempt"], one["epoch"]) for one in running)
+        ours = {(one["_id"], one["attempt"], one["epoch"]) for one in running}
+        self._servers.told |= ours
+        if change.verb is Verb.DELETE:
+            self._servers.told_gone |= ours
         others = {one["owner"] for one in running if "owner" in one} - {session.epoch}
         if others:
             with suppress(*DRIVER_ERRORS):  # they look now and then without it
@@ -310,16 +313,28 @@ async def news(session: Session, servers: Servers) -> News:
     if not await servers.has_rung():
         return News([], False, servers.question)
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
-    fields = ["order", "attempt", "epoch", "place"]
+    fields = ["order", "attempt", "epoch", "place", "type", "prio", "returned"]
     found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
     claims = {(one["_id"], one["attempt"], one["epoch"]): one["order"] for one in found}
     claims |= {(one["job"], one["attempt"], one["epoch"]): one["order"] for one in servers.called_off}
     fresh = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
     servers.told.intersection_update(claims)
     servers.told.update(claims)
+    replaced = [one | {"_id": one["job"]} for one in servers.called_off if "type" in one]  # an older version does not say it
+    buried = {(one["_id"], one["attempt"], one["epoch"]): one for one in replaced}
+    buried |= {(one["_id"], one["attempt"], one["epoch"]): one for one in found if one["place"] == Place.GONE}
+    deleted = [_deleted(one) for claim, one in buried.items() if claim not in servers.told_gone]
+    servers.told_gone = set(buried)
     servers.heard()
     if gone := [one["_id"] for one in found if one["place"] == Place.GONE]:
         with suppress(*DRIVER_ERRORS):  # it is found again
             is_heard = {"_id": {"$in": gone}, "owner": session.epoch, "place": int(Place.GONE)}
             await session.jobs.update_many(is_heard, {"$unset": {"owner": ""}})
-    return News(fresh, True, servers.question)
+    return News(fresh, True, servers.question, deleted)
+
+
+def _deleted(one: Document) -> Changed:
+    """Return a job whose run was ours, as it was before its deletion."""
+    claim = Claim(one["order"], one["_id"], one["attempt"], one["epoch"])
+    attempt = one["attempt"] - one.get("returned", 0)
+    return Changed(one["order"], one["_id"], one["type"], one["prio"], State.PROCESSING, claim, attempt)

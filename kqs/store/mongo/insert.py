@@ -32,7 +32,7 @@ _BESIDE_ACCEPTED = (
 #: what tells a record from a later one with its id
 _IDENTITY = ("_id", "order", "node", "drop_at", "place")
 _OF_THE_GONE = ("gone_by", "gone_below", "past", "born")
-_OF_A_RUN = ("owner", "attempt", "epoch")
+_OF_A_RUN = ("owner", "attempt", "epoch", "prio", "returned")
 _OF_A_BATCH = ("batch", "member", "members")
 _REPLACED_FIELDS = [*_IDENTITY, *_OF_THE_GONE, *_OF_A_RUN, *_OF_A_BATCH, "type", "state", "unique", "data_bulk", "result_bulk"]
 #: how far the clocks of two servers may be apart, in s: an insert and the deletion before it may be asked of different ones
@@ -290,7 +290,7 @@ class Inserter:
         await forget(self._session, keys_of([old for _, old in over]))
         for _, old in over:
             if old["place"] == Place.GONE and "owner" in old:  # who runs it has not seen yet that it is gone
-                await self._servers.call_off(old["owner"], (old["_id"], old["order"], old["attempt"], old["epoch"]))
+                await self._servers.call_off(old)
         # what somebody has swept meanwhile is inserted; what somebody else has replaced is not
         writes = [
             ReplaceOne({name: old[name] for name in _IDENTITY}, documents[index] | self._past(old), upsert=True)

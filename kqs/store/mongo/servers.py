@@ -10,7 +10,7 @@
     last_order     the highest order ever stored
     decided_order  the order up to which all jobs of its journal are stored or refused
     bell           grows when another server has cancelled or deleted what this one runs, or suspended or resumed a type
-    called_off     the newest {job, order, attempt, epoch} of such runs whose records others have replaced
+    called_off     the newest {job, order, attempt, epoch, type, prio, returned} of such runs whose records others have replaced
     held           grows when another server has made jobs that wait for others, and has not said so for some seconds
     asked, answered  see questions.py
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
@@ -84,6 +84,8 @@ class Servers:
         self.replaceable: list[Document] = [{"node": node}]
         #: runs whose cancellation their queue here knows of: job, attempt, epoch
         self.told: set[tuple[str, int, int]] = set()
+        #: those whose deletion it knows of
+        self.told_gone: set[tuple[str, int, int]] = set()
         #: runs of ours, as `call_off` tells them
         self.called_off: list[Document] = []
         self._rung = 0
@@ -265,11 +267,12 @@ class Servers:
         """See questions.py."""
         await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$max": {"answered": question}})
 
-    async def call_off(self, owner: int, claim: tuple[str, int, int, int]) -> None:
-        """Let a boot know that this run of its own (id, order, attempt, epoch) is over, when no record can."""
-        one = dict(zip(("job", "order", "attempt", "epoch"), claim, strict=True))
+    async def call_off(self, gone: Document) -> None:
+        """Let the boot that runs a deleted job know that the run is over, when no record can."""
+        one = {"job": gone["_id"], "returned": gone.get("returned", 0)}
+        one |= {name: gone[name] for name in ("order", "attempt", "epoch", "type", "prio")}
         pushing = {"$push": {"called_off": {"$each": [one], "$slice": -CALLED_OFF}}, "$inc": {"bell": 1}}
-        await self._servers.update_one({"epoch": owner}, pushing)
+        await self._servers.update_one({"epoch": gone["owner"]}, pushing)
 
     @property
     def is_alone(self) -> bool:

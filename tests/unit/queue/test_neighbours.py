@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.job import State
+from kqs.filter import Filter
+from kqs.job import JobRecord, State
 from kqs.queue import neighbours
-from kqs.store.base import News
+from kqs.queue.events import Batch, Word
+from kqs.store.base import Change, Changed, News, Spans, Verb
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
+from tests.support.turning import until
 
 NOTHING = News([], False, None)
 
@@ -49,6 +52,29 @@ async def test_runs_that_another_server_cancelled_are_called_off(rig: Rig, monke
     looking.cancel()
     await asyncio.wait([looking])
     assert [lease.run.claim for lease in hand.lost] == [run.claim]
+
+
+async def test_a_run_whose_job_another_server_deleted_has_that_end_and_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Batch] = []
+    rig.queue.events.listen(told.append)
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    spans = Spans(0.0, {})
+    await rig.store.change(Change(Verb.DELETE, Filter(), rig.clock.now(), 2**60, spans, spans, is_forced=True), None, 0)
+    gone = Changed(run.claim.order, run.claim.id, run.type, run.prio, State.PROCESSING, run.claim, run.attempt)
+    hears(rig, monkeypatch, NOTHING._replace(claims=[run.claim], deleted=[gone]))
+    looking = asyncio.ensure_future(rig.queue.neighbours.run())
+    await until(lambda: bool(hand.lost) and told[-1].word is Word.DELETED)
+    looking.cancel()
+    await asyncio.wait([looking])
+    await rig.queue.settle()
+    assert [batch.word for batch in told] == [Word.CREATED, Word.QUEUED, Word.STARTED, Word.DELETED]
+    (record,) = told[-1].jobs
+    assert isinstance(record, JobRecord)
+    assert (record.id, record.type, record.attempt) == (run.claim.id, run.type, 1)
 
 
 async def test_a_look_at_suspended_types_that_failed_is_made_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
