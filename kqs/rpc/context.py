@@ -20,6 +20,9 @@ from kqs.wire.lines import DEFAULT_LINE_BYTES
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
 MAX_UNFLUSHED_BYTES = 32 * 1024 * 1024
+#: Jobs over all connections that wait for what they name of other jobs, for 5 s if the store is away: as much again. More are
+#: refused, for inserts that name none must not wait for these.
+MAX_ORDERED_BYTES = MAX_UNFLUSHED_BYTES
 
 #: What unfinished lines may take over all connections, and answers that nobody has taken: 64 MiB each, or four lines of the
 #: longest, which one connection must be able to send and to get beside others. Lines that wait to be run may take half of it.
@@ -65,6 +68,7 @@ class Context:
         self.trace = trace
         self.draining = False
         self.waits = 0  # calls that wait for jobs to end
+        self.ordered_bytes = 0  # of jobs that wait for what they name
         self.lines = Lines(held_bytes, held_bytes // 2)
         self.happenings = Happenings(backend, supervisor)
         self.answers = Answers(held_bytes // 2, supervisor)

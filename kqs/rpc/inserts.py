@@ -17,7 +17,7 @@ from kqs.errors import CallError, JournalError
 from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.options import PlainJob
-from kqs.rpc.context import Context
+from kqs.rpc.context import MAX_ORDERED_BYTES, Context
 from kqs.rpc.hotjobs import Hotjob, check_room, may_any_wait, wait_s
 from kqs.rpc.peer import Peer, translate
 from kqs.wire import qrpc
@@ -96,10 +96,17 @@ def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
 
 
 def after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], None]) -> None:
-    """Keep jobs by `keep` when what they name of other jobs is known; at once, if they name none. Raises: as `keep`."""
+    """Keep jobs by `keep` when what they name of other jobs is known; at once, if they name none.
+
+    Raises: as `keep`. CallError: `busy`: too many wait so.
+    """
     if not (given.asked or given.batches):
         keep()
         return
+    context, size = peer.context, len(given.payload)
+    if context.ordered_bytes and context.ordered_bytes + size > MAX_ORDERED_BYTES:  # any one may wait alone
+        raise CallError("too many jobs wait for what they name of others, try again later", "busy")
+    context.ordered_bytes += size
     peer.begin_task()
     peer.context.spawn(_after_order(peer, call, given, keep), f"call {call.name}")
 
@@ -112,6 +119,7 @@ async def _after_order(peer: Peer, call: Call, given: Given, keep: Callable[[], 
     except Exception as error:
         peer.refuse(call, *translate(error))
     finally:
+        peer.context.ordered_bytes -= len(given.payload)
         peer.end_task(0)
 
 

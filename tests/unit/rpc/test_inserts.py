@@ -11,7 +11,10 @@ from kqs.errors import ERROR_CODES, CallError, JournalFailedError, NoSpaceError
 from kqs.ids import Ids
 from kqs.inserter import Found
 from kqs.journal.format import Kind
+from kqs.rpc import inserts
+from kqs.rpc.conversation import Conversation
 from kqs.rpc.slices import Slices
+from kqs.wire.jobs import Given
 from tests.support.conversing import Conversing, codes
 from tests.support.turning import until
 
@@ -260,3 +263,29 @@ async def test_the_answers_to_many_jobs_are_made_in_slices(call: bytes) -> None:
     assert talk.answers() == []
     await until(lambda: talk.conversation.is_idle)
     assert len(talk.answers()) == 1
+
+
+async def test_jobs_that_wait_for_what_they_name_are_bounded_over_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    def naming(number: int, size: int) -> bytes:
+        return b'{"id":%d,"n":"insert","m":{"type":"x","after":["elsewhere"],"data":"%b"}}\n' % (number, b"x" * size)
+
+    monkeypatch.setattr(inserts, "MAX_ORDERED_BYTES", 1000)
+    talk, known = Conversing(), asyncio.Event()
+
+    async def check(_given: Given) -> None:
+        await known.wait()
+
+    monkeypatch.setattr(talk.context.inserter, "check_order", check)
+    other = Conversation(talk.context, 100_000, lambda at_once: None, str)
+    other.receive_data(naming(1, 2000))  # one may be as long as a line
+    while other.proceed():
+        pass
+    assert talk.hear(b'{"id":2,"n":"insert","m":{"type":"x"}}\n') == []
+    batch = b'{"id":3,"n":"batch","m":{"jobs":[{"type":"x","after":["elsewhere"]}],"then":{"type":"x"}}}\n'
+    answers = await talk.settled(naming(4, 0), batch)
+    assert sorted((answer["id"], *codes([answer])) for answer in answers) == [(2, "ok"), (3, "busy"), (4, "busy")]
+    known.set()
+    await until(lambda: talk.context.ordered_bytes == 0)
+    answers = await talk.settled(naming(5, 0), naming(6, 0))
+    assert codes(answers) == ["ok", "ok"]
+    assert talk.context.ordered_bytes == 0
