@@ -157,6 +157,10 @@ class Running:
                         begun += self._begin(hands, await self._take(work, types, until))
             except StopAsyncIteration:
                 await asyncio.sleep(DRAINED_S)
+            except CallError as error:
+                if error.call_code != "draining":
+                    raise
+                await asyncio.sleep(DRAINED_S)
             except ConnectionLostError as error:
                 if not self._client.is_open:
                     raise
