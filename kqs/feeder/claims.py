@@ -6,6 +6,8 @@ all. The other is a record of its own, which names the first of the held jobs. I
 1. What is under way is settled once: its runs begin, or it is taken back, and its room. A consumer's stop waits for that.
 2. While held jobs are being claimed, none of them is fed: the store would have another truth about them.
 3. What the store must be asked about first is not claimed: a job with an id of its own may be known.
+4. Nor is what stands in its batch behind such a job, or behind one that might begin if its record could be claimed whole: there
+   may be room, or a slot of its type, for one of the two only.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ class Claims:
         parts: list[Accepted] = []
         for record, its_jobs in zip(batch, accepted, strict=True):
             if its_jobs:
-                record.claimed = all(map(_claimed_at_of, its_jobs))
+                record.claimed = not parts and all(map(_claimed_at_of, its_jobs))
                 if not record.claimed:
                     parts += filter(_claimed_at_of, its_jobs)
         if parts:
@@ -194,8 +196,9 @@ def _accepted(batch: Sequence[Record], intake: Intake, room: int) -> list[list[A
     """Return the jobs of the first records that may be claimed and have `room`, in their places."""
     accepted: list[list[Accepted] | None] = []
     for record in batch:
-        accepted.append(intake.claimable(record) if record.count <= room else None)
-        room -= record.count
+        jobs = intake.claimable(record) if record.count <= room else None
+        accepted.append(jobs)
+        room = room - record.count if jobs is not None else 0
     return accepted
 
 

@@ -168,7 +168,7 @@ class ClaimsMachine(RuleBasedStateMachine):
             old, life = self.life, Life(self.folder / f"boot{self.boots}", self.life.clock)
             async with old._mutex:  # no call of the store is half done
                 shutil.copytree(old.folder, life.folder)
-                life.account, life.given, life.plain = old.account.copy(), old.given, old.plain
+                life.account, life.given, life.prio = old.account.copy(), old.given, old.prio
             old.fault = None
             await old.stop()
             life.account.cut_off()
@@ -186,9 +186,13 @@ class ClaimsMachine(RuleBasedStateMachine):
             assert len(hand.leases) + hand.consumer._room <= hand.size
 
     @invariant()
-    def plain_jobs_begin_by_age(self) -> None:
-        firsts = [run.claim.order for run in self.hand.began if run.attempt == 1 and run.claim.order in self.life.plain]
-        assert firsts == sorted(firsts)
+    def none_has_room_before_an_older_one_that_is_as_urgent(self) -> None:
+        firsts = {run.claim.order for run in self.hand.began if run.attempt == 1}
+        newest: dict[int, int] = {}  # by priority
+        for order in filter(firsts.__contains__, self.life.turns):
+            prio = self.life.prio[order]
+            assert not [other for other, of in newest.items() if prio <= other and order < of]
+            newest[prio] = max(order, newest.get(prio, 0))
 
     @invariant()
     def nothing_failed(self) -> None:

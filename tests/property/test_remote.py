@@ -344,7 +344,7 @@ class RemoteMachine(RuleBasedStateMachine):
                 await self.stop()
             async with old._mutex:  # no call of the store is half done
                 shutil.copytree(old.folder, life.folder)
-                life.account, life.given, life.plain = old.account.copy(), old.given, old.plain
+                life.account, life.given, life.prio = old.account.copy(), old.given, old.prio
             if is_kill:
                 old.fault = None
                 held = self.forget_all()

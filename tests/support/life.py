@@ -14,7 +14,7 @@ from kqs.feeder import Feeder
 from kqs.ids import microseconds
 from kqs.job import ENDED, Accepted, JobRecord, Report, Run, State
 from kqs.journal import Kind, Record
-from kqs.options import Cascade, PlainJob
+from kqs.options import PRIORITIES, Cascade, Job, PlainJob
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
@@ -76,6 +76,7 @@ class AccountedHand(Hand):
     def _deliver(self, runs: list[Run]) -> None:
         assert self.consumer.room >= 0, "more runs than room"
         super()._deliver(runs)
+        self._life.take_turns([run.claim.order for run in runs])
         for run in runs:
             if run.claim.id in self.leases:
                 self._life.account.begin(run.claim.order)
@@ -104,7 +105,9 @@ class Life:
         self.clock = clock or FakeClock()
         self.account = Account()
         self.given: dict[int, str] = {}
-        self.plain: set[int] = set()  # mails without settings of their own, which begin by age
+        self.prio: dict[int, int] = {}  # of mails that may begin at once
+        #: jobs in the order in which they got room for a first run: a claim in the store takes longer than one in the journal
+        self.turns: dict[int, None] = {}
         self.on_step: Callable[[], None] = lambda: None
         self.fault: Exception | None = None
         self._images = 0
@@ -144,8 +147,10 @@ class Life:
             orders = range(first, first + len(jobs))
             self._forget(orders)
             self.given |= {order: job.id for order, job in zip(orders, jobs, strict=True) if job.id}
-            self.plain |= {
-                order for order, job in zip(orders, jobs, strict=True) if type(job) is PlainJob and job.type == "mail"
+            self.prio |= {
+                order: _prio(job)
+                for order, job in zip(orders, jobs, strict=True)
+                if job.type == "mail" and (isinstance(job, PlainJob) or job.delay is None)
             }
             record = Record(Kind.JOBS, len(jobs), first, line, jobs, accepted_us=microseconds(now))
             record.done = partial(self._answered, orders)
@@ -159,7 +164,7 @@ class Life:
         assert self.account.acknowledged.isdisjoint(orders)
         for order in orders:
             self.given.pop(order, None)
-        self.plain.difference_update(orders)
+            self.prio.pop(order, None)
 
     def _answered(self, orders: Sequence[int], error: Exception | None) -> None:
         if error is None:
@@ -178,6 +183,8 @@ class Life:
 
     def _watched(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def watched(*args: Any, **named: Any) -> Any:
+            if name in ("insert", "claim"):
+                self.take_turns([job.order for job in args[0] if name == "claim" or job.claimed_at])
             async with self._mutex:
                 self.on_step()
                 if self.fault is not None and name in ("insert", "report", "save"):
@@ -202,6 +209,11 @@ class Life:
             reports: Sequence[Report] = items
             accepted = [report for report, ok in zip(reports, answer, strict=True) if ok]
             self.account.ended |= {report.claim.order for report in accepted if report.state in ENDED}
+
+    def take_turns(self, orders: Sequence[int]) -> None:
+        """Note that these mails have room at the same time, unless they had it before."""
+        for order in sorted(self.prio.keys() & orders, key=lambda order: (self.prio[order], order)):
+            self.turns.setdefault(order)
 
     async def records(self) -> list[JobRecord]:
         """Return what the store knows of every job."""
@@ -248,3 +260,8 @@ class Life:
             assert found is not None, f"{order} is lost"
             assert found.state in ENDED, found
             assert self.name(order) in ran, f"{order} never ran"
+
+
+def _prio(job: Job) -> int:
+    prio = None if isinstance(job, PlainJob) else job.prio
+    return prio if isinstance(prio, int) else PRIORITIES[prio or "normal"]

@@ -318,9 +318,37 @@ async def test_of_a_record_that_is_claimed_only_whole_no_part_begins_before_it_i
 ) -> None:
     hand, gate = feeding.rig.hand(3), Gate(feeding, monkeypatch)
     await feeding.start()
-    last = await feeding.insert(b'[{"type":"mail"},{"type":"mail","delay":60}]', JOB)
+    last = await feeding.insert(JOB, b'[{"type":"mail"},{"type":"mail","delay":60}]')
+    assert await claimed(feeding) == [True, False]
+    assert [hand.runs.get_nowait().claim.order for _ in range(hand.runs.qsize())] == [last - 2]
+    gate.open()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b'{"type":"mail","id":"mine"}',
+        b'{"type":"mail","unique":"key"}',
+        b'{"type":"mail","resource":"key"}',
+        b'[{"type":"mail"},{"type":"mail","delay":60}]',
+        b'[{"type":"mail"},{"type":"other"}]',
+    ],
+)
+async def test_none_overtakes_a_job_of_its_batch_that_goes_by_way_of_the_store(feeding: Feeding, first: bytes) -> None:
+    """There may be room for one of the two only, by a limit of the type or since all other room is for other types."""
+    hand = feeding.rig.hand(3)
+    await feeding.start()
+    second = await feeding.insert(first, JOB)
+    assert (await hand.take()).claim.order < second
+    assert await claimed(feeding) == [False, False]
+
+
+async def test_a_job_that_may_not_run_yet_holds_up_none_of_its_batch(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand, gate = feeding.rig.hand(2), Gate(feeding, monkeypatch)
+    await feeding.start()
+    second = await feeding.insert(b'{"type":"mail","delay":60}', JOB)
+    assert (await hand.take()).claim.order == second
     assert await claimed(feeding) == [False, True]
-    assert [hand.runs.get_nowait().claim.order for _ in range(hand.runs.qsize())] == [last]
     gate.open()
 
 
