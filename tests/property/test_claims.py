@@ -210,4 +210,4 @@ class ClaimsMachine(RuleBasedStateMachine):
 
 
 TestClaims = ClaimsMachine.TestCase
-TestClaims.settings = settings(max_examples=8, stateful_step_count=STEPS, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+TestClaims.settings = settings(max_examples=40, stateful_step_count=STEPS, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -16,6 +16,7 @@ from kqs.job import ENDED, Accepted, JobRecord, Report, Run, State
 from kqs.journal import Kind, Record
 from kqs.options import PRIORITIES, Cascade, Job, PlainJob
 from kqs.outcome import Again, Failed, Ok, Outcome
+from kqs.pauses import Pauses
 from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
@@ -125,7 +126,7 @@ class Life:
         self.feeding = Feeding(self.rig, self.folder)
         info = self.rig.info
         feeder = await self.feeding.start(info.fed_seq, info.last_order)
-        self.feeding.journal._commit.acceptance.REOPEN_FIRST_S = 0.0
+        self.feeding.journal._commit.acceptance._pauses = Pauses(0.0, 0.0)
         return feeder
 
     async def stop(self) -> None:
