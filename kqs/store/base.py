@@ -193,6 +193,7 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         is counted and no run told; but the next claim is another one all the same.
         With a `prio` the job has that from then on, and its checksum moves along, so that what is damaged is so afterwards.
         One that is true only `by_watcher` is stale, too, if another server has taken the run over.
+        With its report a run has no resource any more, were that stale since its job was deleted.
         Reports of one batch that differ in nothing but their claim and type are the cheapest.
         """
         ...
@@ -299,7 +300,7 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         ...
 
     async def holder(self, resource: str) -> Holder | None:
-        """Return which job has a resource now; None: none."""
+        """Return which job has a resource now, were it deleted; None: none."""
         ...
 
     async def turn(self, record: JobRecord) -> Entry | None:
@@ -344,7 +345,8 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         What waited for others asks them again, as if it were inserted: what is held then is not in `ready`. A member of a batch
         is none from then on: it has counted. Who waits for a job that is retried knows of its end, or waits for the next.
         DELETE: waiting and ended jobs are gone, with all that is beside them. A running one is `skipped`, or with `is_forced`
-        gone too: its claim is told, and what its run reports is stale.
+        gone too: its claim is told, and what its run reports is stale. Until then, or until who watches over it is dead, the
+        run has its resource.
         """
         ...
 

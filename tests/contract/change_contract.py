@@ -666,9 +666,46 @@ class ChangeContract(PageContract):
         assert numbers(called) == [1]
         await change(store, Verb.CANCEL, of_ids(1), now=now + 1)
         assert numbers(called) == [1, 2]
-        (run,) = await store.claim([an_entry(2)], "w1", now + 1)
-        await change(store, Verb.DELETE, of_ids(2), now=now + 1, is_forced=True)
+        await change(store, Verb.DELETE, of_ids(2), now=now + 1)
         assert numbers(called) == [1, 2, 3]
+
+    async def test_deleted_run_keeps_its_resource_until_it_is_over(self, store: Store, insert: Insert, now: float) -> None:
+        run, called = await self.needing(store, insert, now)
+        await change(store, Verb.DELETE, of_ids(0), now=now + 1, is_forced=True)
+        await change(store, Verb.DELETE, of_ids(1), now=now + 1)
+        await store.call_on(now + 9)
+        assert called == []
+        assert await store.holder("r") == (run.claim.id, now)
+        assert await store.report([a_report(run.claim, at=now + 2)]) == [False]
+        assert numbers(called) == [2]
+        assert await store.holder("r") is None
+        assert numbers(await store.claim([an_entry(2)], "w1", now + 2)) == [2]
+
+    async def test_run_that_never_began_gives_the_resource_back_though_its_job_was_deleted(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
+        run, called = await self.needing(store, insert, now)
+        await change(store, Verb.DELETE, of_ids(0), now=now + 1, is_forced=True)
+        assert await store.report([a_report(run.claim, State.NEW, at=now + 2, has_begun=False)]) == [False]
+        assert numbers(called) == [1]
+
+    async def test_new_job_with_the_id_of_a_deleted_one_waits_for_its_run(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
+        called: list[Entry] = []
+        store.on_called = called.extend
+        await insert(a_job(0, id="x", resource="r"))
+        (run,) = await store.claim([an_entry(0, id="x")], "w1", now)
+        called.clear()
+        await change(store, Verb.DELETE, Filter(ids=("x",)), now=now + 1, is_forced=True)
+        await insert(a_job(9, id="x", resource="r"))
+        assert await store.claim([an_entry(9, id="x")], "w1", now + 1) == []
+        assert called == []
+        assert await store.report([a_report(run.claim, at=now + 2)]) == [False]
+        assert numbers(called) == [9]
+        (again,) = await store.claim(called, "w1", now + 2)
+        assert await store.report([a_report(run.claim, at=now + 2)]) == [False]
+        assert await store.holder("r") == (again.claim.id, now + 2)
 
     async def test_cancelled_run_keeps_its_resource_until_it_is_over(self, store: Store, insert: Insert, now: float) -> None:
         run, called = await self.needing(store, insert, now)

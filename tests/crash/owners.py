@@ -177,13 +177,17 @@ class OwnersAccount:
                 assert over_at <= following.began_at, f"two runs at once of one resource: {run}, {following}"
 
     def _over_at(self, run: Began) -> float:
-        """Return by when a run was over: it ended, was cut off, or was held after its job was deleted, or for too long."""
+        """Return by when a run was over: it ended, was cut off, or was held for too long, or, deleted, over a kill."""
         if run.ended_at is not None and run.worker == SERVER:
             return run.ended_at
         if run.worker == SERVER:
-            return min((over_at for _, over_at in self.kills if over_at >= run.began_at), default=float("inf"))
+            return self._killed_after(run.began_at)
         ended_at = run.ended_at if run.ended_at is not None else float("inf")
-        return min(ended_at, run.began_at + HELD_TTR_S, self.forced.get(run.key, float("inf")))
+        return min(ended_at, run.began_at + HELD_TTR_S, self._killed_after(self.forced.get(run.key, float("inf"))))
+
+    def _killed_after(self, at: float) -> float:
+        """Return by when the server was killed next."""
+        return min((over_at for _, over_at in self.kills if over_at >= at), default=float("inf"))
 
 
 def noted(log: Path) -> list[Began]:

@@ -98,6 +98,8 @@ class Oracle:
     left: Counter[str] = field(default_factory=Counter)
     #: whose records are over, and may still be counted
     over: Counter[tuple[str, State]] = field(default_factory=Counter)
+    #: that were deleted as they ran, and whose runs go on
+    deleted: list[Job] = field(default_factory=list)
 
     def copy(self) -> Oracle:
         return copy.deepcopy(self)
@@ -181,6 +183,9 @@ class Oracle:
     def running(self) -> list[Job]:
         return [job for job in self.jobs.values() if job.state is State.PROCESSING]
 
+    def _busy(self) -> set[str | None]:
+        return {job.resource for job in [*self.running(), *self.deleted]}
+
     def is_ready(self, job: Job) -> bool:
         """Tell whether a job waits for nothing but its turn, and what its type and its resource allow."""
         is_alive = job.expire_at is None or self.now < job.expire_at
@@ -199,7 +204,7 @@ class Oracle:
         why = self.rules.holds(job.type, job.group)
         assert why is None, f"a run began though its type is held, {why}: {job}"
         if job.resource is not None:
-            holders = [other for other in self.running() if other.resource == job.resource]
+            holders = [other for other in [*self.running(), *self.deleted] if other.resource == job.resource]
             assert not holders, f"two runs at once with one resource: {job} beside {holders}"
             passed = [other for other in self.jobs.values() if not job.has_turn and self._comes_before(other, job)]
             assert not passed, f"{job} overtook {passed}"
@@ -363,10 +368,16 @@ class Oracle:
         running = [] if is_forced else self._meant(wanted, {State.PROCESSING})
         gone = self._meant(wanted, WAITING | ENDED | ({State.PROCESSING} if is_forced else set()))
         for job in gone:
+            if job.state is State.PROCESSING:
+                self.deleted.append(job)
             del self.jobs[job.id]
             self.order.batches.pop(job.id, None)
         self._follow([job for job in gone if job.state not in ENDED], are_deleted=True)
         return gone, running
+
+    def leave(self, job: Job | None) -> None:
+        """End the run of a job that was deleted."""
+        self.deleted = [other for other in self.deleted if other is not job]
 
     def waiting(self) -> Counter[str]:
         """Return how many jobs of each type wait."""
@@ -420,7 +431,7 @@ class Oracle:
         for job in self.jobs.values():
             job.order = orders[job.id]
             job.was_ready = self.may_begin(job)
-        busy = {job.resource for job in self.running()} | {None}
+        busy = self._busy() | {None}
         firsts: dict[tuple[str, str | None, str | None], Job] = {}
         for job in sorted(self.jobs.values(), key=lambda job: job.rank):
             if job.was_ready and job.resource not in busy:
@@ -433,7 +444,7 @@ class Oracle:
     def stuck(self, room: Sequence[frozenset[str]]) -> list[str]:
         """Return who should have begun. room: the types of each who has room for more."""
         taken = frozenset[str]().union(*room)
-        busy = {job.resource for job in self.running()}
+        busy = self._busy()
         ready = [job for job in self.jobs.values() if job.waits and job.due_at <= self.now]
         held_up = {job.resource for job in ready if job.type not in taken or self.rules.holds(job.type, job.group)}
         return [

@@ -192,7 +192,8 @@ class Changer:
             last = min(change.before_order, self._servers.fed_order + 1)
             fields: Document = {"place": int(Place.GONE), "state": GONE_STATE, "drop_at": change.now, "mark": mark}
             gone = {"$set": fields | {"gone_by": self._node, "gone_below": last}}
-            return UpdateMany(where, gone | {"$unset": dict.fromkeys(_NEEDLESS, "")})
+            needless = _NEEDLESS if not is_running else [name for name in _NEEDLESS if name != "begun"]
+            return UpdateMany(where, gone | {"$unset": dict.fromkeys(needless, "")})
         if is_running:  # its mark stays: whoever has claimed it just now knows it by that
             return UpdateMany({**where, "cancel_at": None}, {"$set": {"cancel_at": change.now, "cancel_mark": mark}})
         end = {
@@ -245,7 +246,8 @@ class Changer:
         if change.verb is Verb.RETRY:
             await self._resources.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
         else:
-            await self._resources.gone(counted)
+            # what runs though it was deleted has its resource until it is reported
+            await self._resources.gone([one for one in counted if one["place"] != Place.RUNNING])
             session.noted.note([one["_id"] for one in counted if one["place"] != Place.ENDED])
         if change.verb is Verb.DELETE:
             await session.bulk.delete(documents)
@@ -283,8 +285,12 @@ def _is_spared(change: Change, one: Document) -> bool:
     return change.verb is Verb.DELETE and not change.is_forced and one["place"] == Place.RUNNING
 
 
+def _claim_of(one: Document) -> Claim:
+    return Claim(one["order"], one["_id"], one["attempt"], one["epoch"])
+
+
 def _changed(one: Document) -> Changed:
-    claim = Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) if one["place"] == Place.RUNNING else None
+    claim = _claim_of(one) if one["place"] == Place.RUNNING else None
     attempt = one["attempt"] - one.get("returned", 0)
     return Changed(one["order"], one["_id"], one["type"], one["prio"], state_of(one), claim, attempt)
 
@@ -308,8 +314,11 @@ def _entry(change: Change, one: Document, order: int) -> Entry:
     return entry
 
 
-async def news(session: Session, servers: Servers) -> News:
-    """See Store.news. Who has done something that concerns us rings; the look that this leads to is along an index."""
+async def news(session: Session, servers: Servers, resources: Resources) -> News:
+    """See Store.news. Who has done something that concerns us rings; the look that this leads to is along an index.
+
+    A deleted run that has a resource shows that it is on, by its owner, until it is reported.
+    """
     if not await servers.has_rung():
         return News([], False, servers.question)
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
@@ -326,7 +335,7 @@ async def news(session: Session, servers: Servers) -> News:
     deleted = [_deleted(one) for claim, one in buried.items() if claim not in servers.told_gone]
     servers.told_gone = set(buried)
     servers.heard()
-    if gone := [one["_id"] for one in found if one["place"] == Place.GONE]:
+    if gone := [one["_id"] for one in found if one["place"] == Place.GONE and not resources.has(_claim_of(one))]:
         with suppress(*DRIVER_ERRORS):  # it is found again
             is_heard = {"_id": {"$in": gone}, "owner": session.epoch, "place": int(Place.GONE)}
             await session.jobs.update_many(is_heard, {"$unset": {"owner": ""}})

@@ -44,9 +44,9 @@ class Reporter:
             is_plain = written.matched_count == len(first) == len(reports)
             taken: Sequence[Report] = reports
             verdicts: list[bool | None] = [True] * len(reports)
+            judged_anew: set[_Fence] = set()
             if not is_plain:
-                taken, verdicts = await self._verdicts(reports, mark)
-            judged_anew = {_fence(one.claim) for one, verdict in zip(reports, verdicts, strict=True) if verdict is None}
+                taken, verdicts, judged_anew = await self._verdicts(reports, mark)
             await self._resources.over([one for fence, one in first.items() if fence not in judged_anew], aside)
         self._doubted.clear()
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
@@ -75,13 +75,18 @@ class Reporter:
             ranks[document["_id"]] = with_prio(document, prios[document["_id"]], data)
         return {job_id: rank for job_id, rank in ranks.items() if rank}
 
-    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool | None]]:
-        """Return the reports that were taken, now or by an attempt whose answer was lost, and what to answer to each."""
+    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool | None], set[_Fence]]:
+        """Return the reports that were taken, now or by an attempt whose answer was lost, what to answer to each, and which are
+
+        to be judged anew. Of a deleted job no run goes on here.
+        """
         marks = {mark, *self._doubted}
-        fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at"]
+        fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at", "owner"]
         found = await self._session.find([one.claim.id for one in reports], {}, fields)
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
+        judged_anew: set[_Fence] = set()
+        deleted: list[str] = []
         verdicts: list[bool | None] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
@@ -91,10 +96,19 @@ class Reporter:
                 is_repeated = one.state in ENDED and document["place"] == Place.ENDED
                 is_running = document["place"] == Place.RUNNING
                 is_cancelled = is_running and "cancel_at" in document and one.state not in _OF_CANCELLED
+                if is_cancelled:
+                    judged_anew.add(fence)
+                elif one.by_watcher and document.get("owner", self._session.epoch) != self._session.epoch:
+                    self._resources.forget([one.claim.id])  # another server watches over it
+                elif document["place"] == Place.GONE and "owner" in document:
+                    deleted.append(one.claim.id)
             if is_taken:
                 taken[fence] = one
             verdicts.append(None if is_cancelled else is_taken or is_repeated)
-        return list(taken.values()), verdicts
+        if deleted:
+            is_over = {"_id": {"$in": deleted}, "owner": self._session.epoch, "place": int(Place.GONE)}
+            await self._session.jobs.update_many(is_over, {"$unset": {"owner": ""}})
+        return list(taken.values()), verdicts, judged_anew
 
 
 async def put_result(session: Session, one: Report) -> Document | None:

@@ -3,14 +3,16 @@
 A resource that anybody has or waits for has one document in `locks`, its *line*:
 
     _id       the resource
-    job, attempt, epoch   who has it; without them it is open: whoever is called may take it
+    job, order, attempt, epoch   who has it; without them it is open: whoever is called may take it. Some older servers wrote
+              no order
     open      a number of whoever opened it
     waited    jobs may be parked for it, so that who has it must not just delete the line
 
 A job in the line is *parked* (`parked` tells its rank, which an index sorts), or *called*: ready, the resource in `called`.
 Who is neither may have the resource only where there is no line. The order of steps keeps this true whoever dies between two:
 
-1. A claim comes before its line. So a line whose job does not run under that claim is over, and anybody may open it.
+1. A claim comes before its line. So a line whose job does not run under that claim is over, and anybody may open it. But where
+   the job was deleted as it ran, the run has the line until it is reported, as long as who watches over it, `owner`, lives.
 2. Who parks a job sets `waited` after that; who gives a resource back looks for parked jobs after it has opened the line, and
    deletes the line only if nobody has set `waited` since. So one of the two sees the other.
 3. What a death leaves, an open line without a called job or a parked job without a line, the eldest server finds.
@@ -19,13 +21,13 @@ Who is neither may have the resource only where there is no line. The order of s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 
-from kqs.job import WAITING, Accepted, Entry, JobRecord, Report
+from kqs.job import WAITING, Accepted, Claim, Entry, JobRecord, Report
 from kqs.store.base import CALL_S, MAX_RUNS, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
@@ -39,7 +41,8 @@ _NAMES = 50
 #: how often a step is tried anew because others were faster; what is left then is the eldest's
 _TRIES = 20
 _RANKED = entry_fields(None)
-_FENCE = ("job", "attempt", "epoch")
+_RUNS: Document = {"place": int(Place.RUNNING)}
+_FENCE = ("job", "order", "attempt", "epoch")
 
 
 class _Held(NamedTuple):
@@ -53,8 +56,17 @@ class _Held(NamedTuple):
     order: int
 
     @property
+    def line(self) -> Document:
+        return dict(zip(("_id", *_FENCE), (self.resource, *self.claim), strict=True))
+
+    @property
     def fence(self) -> Document:
-        return {"_id": self.resource, "job": self.job, "attempt": self.attempt, "epoch": self.epoch}
+        """The condition for its line. A new job may have the id of one that was deleted, and the same attempt."""
+        return self.line | {"order": {"$in": [self.order, None]}}
+
+    @property
+    def claim(self) -> tuple[str, int, int, int]:
+        return (self.job, self.order, self.attempt, self.epoch)
 
 
 class Resources:
@@ -67,8 +79,9 @@ class Resources:
         monotonic: Callable[[], float],
         tell: Callable[[list[Entry]], None],
         is_alone: Callable[[], bool],
+        living: Callable[[], Awaitable[set[int]]],
     ) -> None:
-        """Args: tell: given jobs that were called. is_alone: tells whether there is no other server."""
+        """Args: tell: given jobs that were called. is_alone: tells whether there is no other server. living: as Servers'."""
         self._session = session
         self._jobs = session.jobs
         self._locks = locks
@@ -77,6 +90,7 @@ class Resources:
         self._held: dict[str, _Held] = {}  # by job: what our runs have, and those that were found with dead servers
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
         self._is_alone = is_alone
+        self._living = living
         self._has_lines = False
         self._seen_called: dict[tuple[str, int], bool] = {}  # by job and attempt: whether it was told of
         self._seen_open: dict[str, int] = {}
@@ -125,7 +139,7 @@ class Resources:
         doubtful = called
         granted: set[str] = set()
         if free:
-            taken = await write_unless_taken(self._locks.insert_many([_held(one).fence for one in free], ordered=False))
+            taken = await write_unless_taken(self._locks.insert_many([_held(one).line for one in free], ordered=False))
             granted = {one["_id"] for index, one in enumerate(free) if index not in taken}
             doubtful = [*called, *(free[index] for index in sorted(taken))]
         if called:
@@ -143,11 +157,11 @@ class Resources:
         for document in documents:
             held, line = _held(document), lines.get(document["resource"])
             if line is None:
-                if "called" in document and not await write_unless_taken(self._locks.insert_many([held.fence])):
+                if "called" in document and not await write_unless_taken(self._locks.insert_many([held.line])):
                     granted.add(held.job)
-            elif line.get("job") == held.job:
+            elif line.get("job") == held.job and line.get("order") in (held.order, None):
                 older = {name: line.get(name) for name in ("_id", *_FENCE)}
-                if older == held.fence or (await self._locks.update_one(older, _taking(held))).matched_count:
+                if older == held.line or (await self._locks.update_one(older, _taking(held))).matched_count:
                     granted.add(held.job)
         return granted
 
@@ -169,15 +183,10 @@ class Resources:
         }
 
     async def over(self, reports: Iterable[Report], aside: Mapping[str, str]) -> None:
-        """Free the resources of runs whose reports were applied, or had been; those `aside` are parked."""
+        """Free the resources of runs that are over, were their jobs deleted before; those `aside` are parked."""
         if not self._held:
             return
-        ended = [
-            held
-            for one in reports
-            if (held := self._held.get(one.claim.id)) is not None
-            and (held.attempt, held.epoch) == (one.claim.attempt, one.claim.epoch)
-        ]
+        ended = [self._held[one.claim.id] for one in reports if self.has(one.claim)]
         await self._free(ended, aside)
         for held in ended:
             self._held.pop(held.job, None)
@@ -187,6 +196,11 @@ class Resources:
         for document in documents:
             if document.get("resource") is not None:
                 self._held[document["_id"]] = _held(document)
+
+    def has(self, claim: Claim) -> bool:
+        """Tell whether a run that is to be reported from here has a resource."""
+        held = self._held.get(claim.id)
+        return held is not None and held.claim == (claim.id, claim.order, claim.attempt, claim.epoch)
 
     def forget(self, job_ids: Iterable[str]) -> None:
         """Take in that others watch over these jobs."""
@@ -208,7 +222,9 @@ class Resources:
         deleted = 0
         for (attempt, epoch), group in alone.items():
             names, ids = [held.resource for held in group], [held.job for held in group]
-            fence: Document = {"_id": {"$in": names}, "job": {"$in": ids}, "attempt": attempt, "epoch": epoch, "waited": None}
+            orders = {"$in": [None, *(held.order for held in group)]}
+            fence: Document = {"_id": {"$in": names}, "job": {"$in": ids}, "order": orders, "attempt": attempt, "epoch": epoch}
+            fence["waited"] = None
             deleted += (await self._locks.delete_many(fence)).deleted_count
         if deleted == len(ended):
             return
@@ -331,11 +347,17 @@ class Resources:
         await self._sweep_parked()
 
     async def _sweep_held(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Open lines whose job does not run under the claim that they name: it never will again."""
+        """Open lines whose job does not run under the claim that they name: it never will again.
+
+        The run of one that was deleted does so, as long as somebody who lives watches over it.
+        """
         if not lines:
             return
-        held = [_Held(line["_id"], line["job"], line["attempt"], line["epoch"], 0, 0) for line in lines]
-        running = await self._session.find([one.job for one in held], {"place": int(Place.RUNNING)}, ["attempt", "epoch"])
+        held = [_Held(line["_id"], line["job"], line["attempt"], line["epoch"], 0, line.get("order", 0)) for line in lines]
+        of_runs = {"$or": [_RUNS, {"place": int(Place.GONE), "owner": {"$gt": 0}}]}
+        found = await self._session.find([one.job for one in held], of_runs, ["attempt", "epoch", "place", "owner"])
+        living = await self._living() if any(one["place"] == Place.GONE for one in found) else set()
+        running = [one for one in found if one["place"] == Place.RUNNING or one["owner"] in living]
         claims = {(document["_id"], document["attempt"], document["epoch"]) for document in running}
         await self._free([one for one in held if (one.job, one.attempt, one.epoch) not in claims], {})
 
@@ -359,7 +381,8 @@ class Resources:
         line = await self._locks.find_one({"_id": resource, "job": {"$gte": ""}})
         if line is None:
             return None
-        is_it = {"_id": line["job"], "place": int(Place.RUNNING), "attempt": line["attempt"], "epoch": line["epoch"]}
+        runs = {"place": {"$in": [int(Place.RUNNING), int(Place.GONE)]}}  # or did, as its job was deleted
+        is_it = {"_id": line["job"], **runs, "attempt": line["attempt"], "epoch": line["epoch"]}
         document = await self._jobs.find_one(is_it, ["begun"])
         return None if document is None else Holder(line["job"], began_at(document))
 
@@ -382,7 +405,7 @@ def _held(document: Mapping[str, Any]) -> _Held:
 
 def _taking(held: _Held) -> Document:
     """Return the update that makes it the holder of a line."""
-    return {"$set": {name: held.fence[name] for name in _FENCE}, "$unset": {"open": ""}}
+    return {"$set": {name: held.line[name] for name in _FENCE}, "$unset": {"open": ""}}
 
 
 def _parking(document: Mapping[str, Any]) -> UpdateOne:

@@ -101,6 +101,7 @@ class MongoStore:
                 self._clock.monotonic,
                 lambda called: self.on_called(called),
                 lambda: servers.is_alone,
+                servers.living,
             )
             batches = Batches(session, collections.ends, node)
             follower = Follower(session, servers, resources, batches, node, lambda called: self.on_called(called))
@@ -274,7 +275,7 @@ class MongoStore:
 
     async def news(self) -> News:
         """See Store.news."""
-        return await self._look(changes.news, self._there.servers)
+        return await self._look(changes.news, self._there.servers, self._there.resources)
 
     async def answer(self, question: int) -> None:
         """See Store.answer."""

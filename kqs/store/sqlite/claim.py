@@ -134,4 +134,5 @@ def adopt(session: Session, runs: Sequence[Run]) -> list[bool]:
     """See Store.adopt."""
     orders = json_list([run.claim.order for run in runs])
     adopted = {order for (order,) in session.db.execute(_ADOPT, (session.epoch, orders)).fetchall()}
+    resources.left(session, [run.claim for run in runs if run.claim.order not in adopted])  # nobody else will report them
     return [run.claim.order in adopted for run in runs]

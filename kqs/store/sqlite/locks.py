@@ -1,7 +1,8 @@
 """Who has which resource, and who has been called to take one: in memory, since a file has one server.
 
-A resource is had by the job that runs with it, so the file's running jobs say it all. Who is called is forgotten with the
-process, or by a transaction that fails: then `unsure_from` says from where on free resources have to be looked at anew.
+A resource is had by the job that runs with it: the file's running jobs say it all, but for runs whose jobs were deleted, which
+have it until they are reported, or this process ends. Who is called is forgotten with the process, or by a transaction that
+fails: then `unsure_from` says from where on free resources have to be looked at anew.
 """
 
 from __future__ import annotations
@@ -31,16 +32,32 @@ class Call(NamedTuple):
     at: float
 
 
+class Deleted(NamedTuple):
+    """The run of a job that was deleted. since: when it began, in Unix seconds."""
+
+    resource: str
+    id: str
+    attempt: int
+    epoch: int
+    since: float
+
+
 class Locks:
     """See the module docstring.
 
     holders: by resource, the order of the job that has it. has_parked: False: no job is parked. fresh: which resources a job
-    was called for, and when, in Unix seconds; in that order, until somebody has looked whether it was claimed.
+    was called for, and when, in Unix seconds; in that order, until somebody has looked whether it was claimed. deleted: runs
+    whose jobs were, by order.
     """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    def __init__(self, db: sqlite3.Connection, deleted: dict[int, Deleted]) -> None:
+        """Args: deleted: is kept up to date; it may have runs of jobs that are there again, since a transaction has failed."""
         (packed,) = db.execute(_HELD).fetchone()
         self._held = dict(_decode_held(packed))
+        for order in self._held.keys() & deleted:
+            del deleted[order]
+        self._held |= {order: one.resource for order, one in deleted.items()}
+        self.deleted = deleted
         self.holders = {resource: order for order, resource in self._held.items()}
         (has_parked,) = db.execute(_HAS_PARKED).fetchone()
         self.has_parked = bool(has_parked)
@@ -61,7 +78,12 @@ class Locks:
         resource = self._held.pop(order, None)
         if resource is not None:
             del self.holders[resource]
+            self.deleted.pop(order, None)
         return resource
+
+    def held_by(self, order: int) -> str | None:
+        """Return the resource that a job has; None: it has none."""
+        return self._held.get(order)
 
     def call(self, resource: str, type_: str, prio: int, order: int, now: float) -> None:
         """Note that a job may take a free resource for which others are parked."""

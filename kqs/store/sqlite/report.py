@@ -103,6 +103,12 @@ _WORDS = [state.word for state in sorted(State)]
 def report_all(session: Session, reports: Sequence[Report]) -> Sequence[bool | None]:
     """See Store.report."""
     session.pay()
+    verdicts = _report_any(session, reports)
+    resources.left(session, (one.claim for one in reports))
+    return verdicts
+
+
+def _report_any(session: Session, reports: Sequence[Report]) -> Sequence[bool | None]:
     if not session.cancelled:
         return report(session, reports)
     claims = [one.claim.order for one in reports if one.claim.order in session.cancelled]

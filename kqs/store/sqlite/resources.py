@@ -3,7 +3,8 @@
 Whoever may not have its resource is *parked*: it waits in a table of its own, in no index and no broker, until it is *called*.
 Then it is ready again, and takes the resource with its claim. Invariants, at the end of each transaction:
 
-1. A job that runs has its resource, and nobody else has it (kqs.store.sqlite.locks).
+1. A job that runs has its resource, and nobody else has it (kqs.store.sqlite.locks). One that was deleted meanwhile has it
+   until its run is reported: its handler may be at it.
 2. Where jobs are parked and nobody has the resource, at least one is called, or `Locks.unsure_from` tells to look.
 3. As long as a job is called for it, or parked, only who is called gets a free resource, or comes before who is: whoever stood
    in line has its turn, though others may be on their way to a lane.
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kqs.job import WAITING, Accepted, Entry, JobRecord, Report
+from kqs.job import WAITING, Accepted, Claim, Entry, JobRecord, Report
 from kqs.store.base import CALL_S, Holder
 from kqs.store.sqlite.groups import READY_PLACE
-from kqs.store.sqlite.locks import Locks
-from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
+from kqs.store.sqlite.locks import Deleted, Locks
+from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
 
@@ -73,6 +74,11 @@ select json_group_array(json(one)) from (
   from kinds where kind is not null)
 """
 _HOLDER = "select cast(id as text), started_at from jobs where ord = ?"
+_FENCES = f"""
+select json_group_array(json_array(ord, cast(id as text), cast(attempt as integer), ifnull(cast(epoch as integer), 0),
+                                   {json_real("started_at")}))
+from jobs where ord in (select value from json_each(?))
+"""
 
 #: resources looked at in one go
 SLICE = 1000
@@ -104,6 +110,7 @@ class _First(NamedTuple):
 
 _decode_jobs = msgspec.json.Decoder(list[_Job]).decode
 _decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_fences = msgspec.json.Decoder(list[tuple[int, str | None, int, int, int | None, float | None]]).decode
 _decode_firsts = msgspec.json.Decoder(list[_First]).decode
 
 
@@ -226,6 +233,34 @@ def gone(session: Session, orders: Sequence[int]) -> None:
         lost(session, orders)
 
 
+def deleted(session: Session, orders: Sequence[int]) -> None:
+    """As `gone`, of jobs that are about to be deleted: those that run keep what they have until `left`."""
+    if not session.has_resources:
+        return
+    locks = session.locks
+    running = {order: name for order in orders if (name := locks.held_by(order)) is not None}
+    if running:
+        (packed,) = session.db.execute(_FENCES, (json_list(running),)).fetchone()
+        for order, id_, attempt, epoch, whole_s, rest_s in _decode_fences(packed):
+            since = real(whole_s, rest_s) or 0.0
+            locks.deleted[order] = Deleted(running[order], id_ or session.ids.of(order), attempt, epoch, since)
+    gone(session, [order for order in orders if order not in running] if running else orders)
+
+
+def left(session: Session, claims: Iterable[Claim]) -> None:
+    """Free what runs have kept whose jobs were deleted: they are over."""
+    if not session.deleted_runs:
+        return
+    locks = session.locks
+    freed: set[str] = set()
+    for claim in claims:
+        one = locks.deleted.get(claim.order)
+        if one is not None and (one.attempt, one.epoch) == (claim.attempt, claim.epoch):
+            locks.free(claim.order)
+            freed.add(one.resource)
+    hand_on(session, freed, session.now())
+
+
 def lost(session: Session, orders: Sequence[int]) -> None:
     """As `gone`, of jobs that are not parked, whatever their columns hold."""
     if session.has_resources:
@@ -313,6 +348,8 @@ def holder(session: Session, resource: str) -> Holder | None:
     order = session.locks.holders.get(resource) if session.has_resources else None
     if order is None:
         return None
+    if (one := session.deleted_runs.get(order)) is not None:
+        return Holder(one.id, one.since)
     id_, since = session.db.execute(_HOLDER, (order,)).fetchone()
     return Holder(id_ or session.ids.of(order), since or 0.0)
 

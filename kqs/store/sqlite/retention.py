@@ -70,7 +70,7 @@ def delete(session: Session, orders: list[int]) -> int:
     packed = json_list(orders)
     (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
     kinds = _decode_kinds(found)
-    resources.gone(session, orders)
+    resources.deleted(session, orders)
     if session.has_followers or session.has_batches:
         _follow(session, packed)
     batches.delete(session, packed)

@@ -17,7 +17,7 @@ from kqs.job import Accepted, Entry
 from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.heads import Heads
-from kqs.store.sqlite.locks import Locks
+from kqs.store.sqlite.locks import Deleted, Locks
 from kqs.store.sqlite.standing import Standing
 from kqs.store.sqlite.tallies import Tallies
 
@@ -98,6 +98,8 @@ class Session:
         self.follows = False
         self._follows_untold = False
         self._locks: Locks | None = None
+        #: runs that have a resource, whose jobs were deleted
+        self.deleted_runs: dict[int, Deleted] = {}
         #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
         self.called: list[Entry] = []
         self._untold: list[Entry] = []
@@ -136,7 +138,7 @@ class Session:
     def locks(self) -> Locks:
         """Who has which resource, as of this transaction."""
         if self._locks is None:
-            self._locks = Locks(self.db)
+            self._locks = Locks(self.db, self.deleted_runs)
         return self._locks
 
     @property
@@ -201,7 +203,7 @@ class Session:
             self._set_full(durable)
         db.execute("begin")
         if self.has_resources and self._locks is None:
-            self._locks = Locks(db)  # before anything changes what it is read from
+            self._locks = Locks(db, self.deleted_runs)  # before anything changes what it is read from
         self._changes = db.total_changes
         self._may_owe = True
 

@@ -123,7 +123,7 @@ class Taken(NamedTuple):
 
 
 class InHand:
-    """A run that somebody has. is_gone: its job was deleted, so that nothing it says means anything."""
+    """A run that somebody has. gone: its job, once that was deleted, so that nothing it says means anything."""
 
     def __init__(
         self, run: Run, lease: Lease, peer: Peer | None = None, lane: Lane | None = None, open_: OpenRun | None = None
@@ -134,10 +134,14 @@ class InHand:
         self.peer = peer
         self.lane = lane
         self.open = open_
-        self.is_gone = False
+        self.gone: Job | None = None
         #: of which it has one, of a type with a rate
         self.tokens: Tokens | None = None
         self.touch()
+
+    @property
+    def is_gone(self) -> bool:
+        return self.gone is not None
 
     def touch(self) -> None:
         self.deadline = self.lease.next_deadline
@@ -209,6 +213,7 @@ class WholeMachine(RuleBasedStateMachine):
 
     async def start(self, *, is_asked: bool = True) -> None:
         self.begun = []
+        self.oracle.deleted.clear()  # who was at them before is not known any more
         await self.whole.start()
         self.oracle.rules.start_again(self.clock.monotonic())
         self.peers = [Peer(self) for _ in range(2)]
@@ -426,7 +431,9 @@ class WholeMachine(RuleBasedStateMachine):
             queue.runs.when_stored(one.run, told)
         if how is None and one.tokens is not None:
             one.tokens.give_back()
-        if not one.is_gone:
+        if one.is_gone:
+            self.oracle.leave(one.gone)
+        else:
             end(self.oracle.jobs[one.job_id])
 
     @rule(index=st.integers(0, 9))
@@ -471,7 +478,9 @@ class WholeMachine(RuleBasedStateMachine):
         self.hands.remove(one)
         if one.open is not None:
             self.over.append((one.open.token, one.job_id, "ghost"))
-        if not one.is_gone:
+        if one.is_gone:
+            self.oracle.leave(one.gone)
+        else:
             self.oracle.ghost(self.oracle.jobs[one.job_id])
 
     @rule(wait_s=st.sampled_from([0.25, 0.5, 1.25, 1.25, 4.0, 31.0]), is_jump=st.sampled_from([False, False, False, True]))
@@ -493,7 +502,9 @@ class WholeMachine(RuleBasedStateMachine):
                 self.hands.remove(one)
                 if one.open is not None:
                     self.over.append((one.open.token, one.job_id, "fail"))
-                if not one.is_gone:
+                if one.is_gone:
+                    self.oracle.leave(one.gone)
+                else:
                     self.oracle.finish(self.oracle.jobs[one.job_id], Failed("time limit"))
             else:
                 self.lost(one)
@@ -559,13 +570,14 @@ class WholeMachine(RuleBasedStateMachine):
         """Take in what becomes of runs whose jobs were changed: who can be ended is, who can be told goes on."""
         if verb is Verb.RETRY:
             return
-        ids = {job.id for job in changed}
-        for one in [one for one in self.hands if one.job_id in ids and not one.is_gone]:
+        jobs = {job.id: job for job in changed}
+        for one in [one for one in self.hands if one.job_id in jobs and not one.is_gone]:
             if verb is Verb.DELETE:
-                one.is_gone = True
+                one.gone = jobs[one.job_id]
             if one.lane is not None:
                 assert one.lease in one.lane.lost, "a run was not ended"
                 self.hands.remove(one)
+                self.oracle.leave(one.gone)
                 if verb is Verb.CANCEL:
                     self.oracle.called_off(self.oracle.jobs[one.job_id])
 

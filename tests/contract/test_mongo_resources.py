@@ -1,0 +1,121 @@
+"""Resources of a MongoDB that several servers share: whose a run is, and who gives on what it had."""
+
+from __future__ import annotations
+
+from unittest.mock import ANY
+
+import pytest
+
+from kqs.filter import Filter
+from kqs.job import Entry, Run, State
+from kqs.store.base import Verb
+from kqs.store.mongo import MongoStore
+from kqs.store.mongo.servers import LEASE_S
+from tests.contract.change_contract import change
+from tests.contract.store_contract import FIRST, a_job, a_report, an_entry, numbers
+from tests.support.clock import FakeClock
+
+ROUNDS = 3  # of upkeep: what stands in a line without a holder is called at the second
+
+
+async def run_of_theirs(ours: MongoStore, theirs: MongoStore, now: float, *, held: bool = False) -> Run:
+    """Have them run the first of two jobs that need the same resource."""
+    await ours.insert([a_job(0, id="x", resource="r"), a_job(1, resource="r")], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0, id="x"), an_entry(1)], "w2", now, held=held)
+    return run
+
+
+async def delete(store: MongoStore, run: Run, now: float) -> None:
+    await change(store, Verb.DELETE, Filter(ids=(run.claim.id,)), now=now, is_forced=True)
+
+
+async def granted(store: MongoStore, now: float) -> list[int]:
+    return numbers(await store.claim([an_entry(1)], "w", now))
+
+
+@pytest.fixture
+def called(ours: MongoStore, theirs: MongoStore) -> list[Entry]:
+    """Who is called, by whichever server."""
+    called: list[Entry] = []
+    ours.on_called = theirs.on_called = called.extend
+    return called
+
+
+async def test_a_run_whose_job_another_server_deletes_keeps_its_resource_until_its_own_reports_it(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    called.clear()
+    await delete(ours, run, now)
+    assert (await theirs.news()).claims == [run.claim]
+    for store in (ours, theirs) * ROUNDS:
+        await store.sweep(now, 9, FIRST + 9)
+        await store._there.keep_up()
+        assert (await store.news()).claims == []
+    assert (await ours.holder("r"), called, await granted(ours, now)) == (("x", now), [], [])
+    assert await theirs.report([a_report(run.claim, at=now)]) == [False]
+    assert (numbers(called), await granted(ours, now)) == ([1], [1])
+
+
+async def test_what_a_deleted_run_leaves_is_forgotten(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await theirs.report([a_report(run.claim, at=now)])
+    for store in (theirs, ours) * ROUNDS:
+        await store.sweep(now, 9, FIRST + 9)
+    assert await ours._there.session.jobs.count_documents({"_id": "x"}) == 0
+
+
+async def test_the_resource_of_a_deleted_run_is_free_when_its_server_is_dead(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], clock: FakeClock, now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await theirs._there._supervisor.end(*theirs._there._services)
+    called.clear()
+    for _ in range(int(LEASE_S / 10) + ROUNDS):
+        clock.advance(10)
+        await ours._there.say_alive()
+        await ours._there.keep_up()
+    assert (numbers(called), await granted(ours, clock.now())) == ([1], [1])
+
+
+async def test_a_new_job_with_the_id_of_a_deleted_one_waits_for_its_run_at_another_server(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await ours.insert([a_job(9, id="x", resource="r")], 2, "w", now + 1)
+    called.clear()
+    assert await ours.claim([an_entry(9, id="x")], "w", now + 1) == []
+    assert (await theirs.news()).claims == [run.claim]
+    assert await theirs.report([a_report(run.claim, at=now + 1)]) == [False]
+    assert (numbers(called), await granted(ours, now + 1)) == ([1], [1])
+    assert await theirs.report([a_report(run.claim, at=now + 1)]) == [False]
+    assert await ours.holder("r") == (a_job(1).id, ANY)
+
+
+async def test_a_held_run_that_moved_to_another_server_keeps_its_resource_where_it_came_from(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now, held=True)
+    assert await ours.take(run.claim) is not None
+    called.clear()
+    ghost = a_report(run.claim, State.GHOST, at=now, ghosts=1, by_watcher=True)
+    assert await theirs.report([ghost]) == [False]
+    assert (called, await granted(ours, now)) == ([], [])
+    await delete(ours, run, now)
+    assert await theirs.report([ghost]) == [False]
+    assert (called, await granted(ours, now)) == ([], [])
+    assert await ours.report([a_report(run.claim, at=now)]) == [False]
+    assert numbers(called) == [1]
+
+
+async def test_a_line_without_an_order_is_that_of_the_run_that_it_names(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await ours._there.resources._locks.update_one({"_id": "r"}, {"$unset": {"order": ""}})  # as older servers wrote it
+    called.clear()
+    assert await theirs.report([a_report(run.claim, at=now)]) == [True]
+    assert numbers(called) == [1]
