@@ -26,18 +26,21 @@ _log = get_logger("kqs.executor")
 
 #: how long to wait before a thread that could not be started is tried again, in s
 START_AGAIN_S = 1.0
+#: a handler whose run was cancelled may end soon, and is waited for so long, in s: less than it has before it counts as deaf
+END_WITHIN_S = 0.9
 
 
 class _Call:
     """One run on its way through a thread."""
 
-    __slots__ = ("context", "future", "handler", "is_back", "is_begun", "outcome", "run")
+    __slots__ = ("back", "context", "future", "handler", "is_back", "is_begun", "outcome", "run")
 
     def __init__(self, run: Run, handler: Handler, context: JobContext, future: asyncio.Future[Outcome]) -> None:
         self.run = run
         self.handler = handler
         self.context = context
         self.future = future
+        self.back: asyncio.Future[None] | None = None  # of who waits for its end though it was cancelled
         self.outcome: Outcome | None = None
         self.is_begun = False
         self.is_back = False
@@ -76,10 +79,20 @@ class Threads:
             raise
 
     async def execute(self, run: Run, handler: Handler, context: JobContext) -> Outcome:
-        """Run an admitted call. Cancelled, it goes on unheard, or never begins if it has not yet."""
-        call = _Call(run, handler, context, asyncio.get_running_loop().create_future())
+        """Run an admitted call. Cancelled, it goes on unheard, or never begins if it has not yet.
+
+        This returns when it has ended then, or after a while.
+        """
+        loop = asyncio.get_running_loop()
+        call = _Call(run, handler, context, loop.create_future())
         self._calls.put(call)
-        return await call.future
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            if not call.is_back:
+                call.back = loop.create_future()
+                await asyncio.wait([call.back], timeout=END_WITHIN_S)
+            raise
 
     def leave(self) -> None:
         """Give the place of an admitted call to another: it is over, or is not going to be executed."""
@@ -162,6 +175,8 @@ class Threads:
         self.leave()
         if call.outcome is not None and not call.future.done():
             call.future.set_result(call.outcome)
+        if call.back is not None and not call.back.done():
+            call.back.set_result(None)
 
     def _replace(self, calls: list[_Call]) -> None:
         """Take back what a thread that died was at, and start another if one is missing."""

@@ -106,17 +106,17 @@ class Hands:
         )
 
     async def stop(self) -> None:
-        """Cancel what is in hand, and give it back; return when no handler runs, or heeds that."""
+        """Cancel what is in hand, and give it back when no handler runs any more, or heeds that: others may begin with it."""
         tasks = [one.task for one in self._in_hand.values() if one.task is not None]
         given_back = [one for one in self._in_hand.values() if not one.is_lost]
         for one in given_back:
             self._lose(one)
-        if given_back:
-            await self._give_back([one.run for one in given_back])
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
             if stuck:
                 log.warning("handlers ignore their cancellation", count=len(stuck))
+        if given_back:
+            await self._give_back([one.run for one in given_back])
 
     async def _give_back(self, runs: Sequence[Run]) -> None:
         """Release runs in one line, whose answer is not waited for without end: a store that is away may take it later."""

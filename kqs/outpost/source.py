@@ -2,14 +2,15 @@
 
 The server judges: it gives runs, takes their reports, and says which are lost. Here is what follows from that for the lanes. A
 run is ours from the server's giving it until its report, or until the server takes it away, or the connection is lost, which a
-held one outlives; in both of these its handler is cancelled. What gathers in one turn of the loop goes out together. Call from
-the loop thread.
+held one outlives; in both of these its handler is cancelled. What goes back then does so once that has ended, for somebody else
+may begin with it. What gathers in one turn of the loop goes out together. Call from the loop thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from kqs.client import runs as wire
 from kqs.clock import Clock
@@ -24,6 +25,7 @@ from kqs.outpost.reports import Reports
 from kqs.outpost.saves import Saves
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
+from kqs.queue.leaving import Leaving
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.work")
@@ -48,6 +50,7 @@ class WireSource:
         self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._over, self._taken_away)
         self._saves = Saves(line, supervisor, self._open_runs)
         self._runs = self._open_runs.by_token
+        self._leaving = Leaving[Lease](supervisor, "work")
         self._is_due = False
         #: reports of runs that were lost before
         self.stale_count = 0
@@ -57,6 +60,7 @@ class WireSource:
 
     async def stop(self) -> None:
         """Return when the server has taken every report, or does not within `SETTLE_S`."""
+        self._leaving.close()
         self._send()
         if not await self._reports.settle(SETTLE_S):
             self.untaken_count = self._reports.count
@@ -122,14 +126,22 @@ class WireSource:
             self._reports.add(token, outcome)
 
     def interrupt(self, lease: Lease) -> bool:
-        """Give back a run that is not going to end. False: it was lost or has ended before."""
+        """Give back a run that is being ended, once it has `left`. False: it was lost or has ended before."""
         token = str(lease.run.handle)
         if not self._close(token):
             return False
         lease.context.end()
         self._saves.end(lease.context, None)
-        self._reports.release(token, begun=True)
+        self._leaving.add(lease, partial(self._release, token))
         return True
+
+    def left(self, lease: Lease) -> None:
+        """Take in that the handler of a run that was lost or interrupted has ended. Idempotent."""
+        self._leaving.left(lease)
+
+    def _release(self, token: str) -> None:
+        self._reports.release(token, begun=True)
+        self._note()
 
     def give_back(self, run: Run) -> None:
         """Give back a run that never began, if it is still ours."""
@@ -154,18 +166,26 @@ class WireSource:
         self._note()
 
     def _taken_away(self, token: str) -> None:
-        """End a run of which the server says that it is to end. If it is not over there, it is with that."""
+        """End a run of which the server says that it is to end. If it is not over there, it is once its handler has ended."""
         run = self._runs.get(token)
-        if run is not None:
-            self._over(token)
-            self._reports.release(token, begun=run.lease is not None)
+        if run is None:
+            return
+        self._close(token)
+        if run.lease is None:
+            self._reports.release(token, begun=False)
+        else:
+            self._leaving.add(run.lease, partial(self._release, token))
+            self._give_up(run.lease)
 
     def _over(self, token: str) -> None:
         run = self._runs.get(token)
         if run is not None and self._close(token) and run.lease is not None:
-            lost = run.lease.run
-            log.warning("run lost", id=lost.claim.id, attempt=lost.attempt, reason="the server has given it up")
-            _lose(run.lease)
+            self._give_up(run.lease)
+
+    def _give_up(self, lease: Lease) -> None:
+        lost = lease.run
+        log.warning("run lost", id=lost.claim.id, attempt=lost.attempt, reason="the server has given it up")
+        _lose(lease)
 
     def _opened(self) -> None:
         self._orders.listen()

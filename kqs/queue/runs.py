@@ -1,13 +1,15 @@
 """The runs of this server: delivered to whoever has room for them, begun, and over once. Satisfies Source.
 
 A run is over by its report, by its loss, when it is called off or when it goes back. Whichever comes first ends its lease, and
-what is said of the run after that is stale and changes nothing.
+what is said of the run after that is stale and changes nothing. Its handler may still be at it then: until that has ended, or
+for a while, nobody else has its slot, nor its resource, which the store gives on with the report (`leaving.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -22,6 +24,7 @@ from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.hurry import Hurry
 from kqs.queue.leases import Lease, Leases
+from kqs.queue.leaving import Leaving
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import whole_ms
@@ -78,6 +81,7 @@ class Runs:
         self._anteroom = Anteroom(admission.limits, self.give_back, clock.monotonic, supervisor)
         self.saves = Saves(store, supervisor, self.reporter.is_unstored, wishes)
         self._leases = Leases(clock, self._lease_expired, supervisor)
+        self._leaving = Leaving[Claim](supervisor, "queue")
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         #: tells whether other servers may watch over runs that were held here
         self.is_shared = store.is_shared
@@ -118,7 +122,8 @@ class Runs:
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
 
-        `on_lost` is called if a deadline of the run passes, or its job is called off; what is said of it then is stale.
+        `on_lost` is called if a deadline of the run passes, or its job is called off; what is said of it then is stale, but for
+        `left`.
         now: when it began, if that is known. is_remote: as for `Lease`.
         """
         if self._events.is_heard:
@@ -144,11 +149,26 @@ class Runs:
         self._add_limited(run, report)
         self._free(run, report)
 
-    def _over_lost(self, run: Run, report: Report) -> None:
-        """As `over`, of a run that is being cancelled: by the loop's next turn a handler that heeds that has ended."""
+    def _over_left(self, run: Run, report: Report) -> None:
+        """As `over`, of a run whose handler is being ended: nobody has its slot or its resource before it has `left`."""
+        if run.resource is not None:
+            self._leaving.add(run.claim, lambda: self.over(run, report))
+            return
         self._add_limited(run, report)
         if self._gates:
-            self._supervisor.call_soon("queue", self._free, run, report)
+            self._leaving.add(run.claim, partial(self._free, run, report))
+
+    def left(self, lease: Lease) -> None:
+        """Take in that the handler of a run that was lost or interrupted has ended. Idempotent."""
+        self._leaving.left(lease.run.claim)
+
+    def left_by(self, claim: Claim) -> bool:
+        """Take in that whoever had a run is done with it; False: it is none that has to be left."""
+        return self._leaving.left(claim)
+
+    def is_leaving(self, claim: Claim) -> bool:
+        """Tell whether a run is over, and its handler may still be at it."""
+        return claim in self._leaving
 
     def _add_limited(self, run: Run, report: Report) -> None:
         # each commit of ends is flushed, and what the next runs of a limited type wait for is a claim
@@ -165,11 +185,14 @@ class Runs:
         self._ended(lease, self._judge.outcome(lease.run, lease.options, outcome, self._now()))
         return True
 
-    def _ended(self, lease: Lease, report: Report, *, is_lost: bool = False) -> None:
-        """Take the report of a run that has a lease, and with it what it has said of its progress."""
+    def _ended(self, lease: Lease, report: Report, *, is_left: bool = True) -> None:
+        """Take the report of a run that has a lease, and with it what it has said of its progress.
+
+        Args: is_left: False: its handler may still be at it.
+        """
         if self.saves or lease.context.is_unsent or lease.run.progress is not None:
             self.saves.close(lease.context, report)
-        over = self._over_lost if is_lost else self.over
+        over = self.over if is_left else self._over_left
         over(_in_line(lease.run, report), report)
 
     def save(self, lease: Lease, progress: bytes, told: Told) -> None:
@@ -194,8 +217,18 @@ class Runs:
             report.progress = NO_PROGRESS
         self.over(run, report)
 
-    def interrupt(self, lease: Lease, delay_s: float = 0.0, prio: int | None = None) -> bool:
-        """Give back a run that is not going to end; it costs the job nothing. False: it was lost or has ended before.
+    def interrupt(self, lease: Lease) -> bool:
+        """Give back a run that is being ended, which costs the job nothing; `left` follows.
+
+        Returns: False: it was lost or has ended before.
+        """
+        if not self._leases.end(lease):
+            return False
+        self._ended(lease, self._judge.interrupted(lease.run, self._now()), is_left=False)
+        return True
+
+    def release(self, lease: Lease, delay_s: float = 0.0, prio: int | None = None) -> bool:
+        """As `interrupt`, of a run that nobody is at any more.
 
         Args: prio: the job's from then on; None: as it was.
         """
@@ -314,9 +347,9 @@ class Runs:
         self._lost(lease, judged)
 
     def _lost(self, lease: Lease, judged: Report) -> None:
-        """Have whoever has a run end it, and judge it."""
+        """Judge a run, and have whoever has it end it."""
+        self._ended(lease, judged, is_left=False)
         lease.on_lost(lease)
-        self._ended(lease, judged, is_lost=True)
 
     @property
     def count(self) -> int:
@@ -359,7 +392,11 @@ class Runs:
         return [f"the store refuses {what}: {trouble}" for what, trouble in refused.items() if trouble]
 
     async def settle(self, limit_s: float) -> None:
-        """Return when the store has every report and all progress, or does not within `limit_s`, which is told."""
+        """Return when the store has every report and all progress, or does not within `limit_s`, which is told.
+
+        No handler is waited for any more.
+        """
+        self._leaving.close()
         if not await self.reporter.settle(limit_s) or self.reporter.count:
             log.error("stopping without the last reports: the store does not take them", count=self.reporter.count)
         if not await self.saves.settle(limit_s):

@@ -160,11 +160,17 @@ class Desk:
         Raises: StoreUnavailableError.
         """
         await self._queue.settle()  # it may have been reported just now
+        if self._source.is_leaving(named.claim):
+            return None
         run = await self._source.take(named.claim)
         if run is None:
             return None
         self.adopt([run])
         return self._runs.get(self._tokens.of(run))
+
+    def left(self, named: Named) -> bool:
+        """Take in that whoever had a run that was lost is done with it; False: nothing waits for that."""
+        return self._source.left_by(named.claim)
 
     def tell_lost(self, worker: str, runs: Sequence[OpenRun]) -> None:
         """Tell whoever listens that a worker is gone that had these runs."""
@@ -218,7 +224,7 @@ class Desk:
         if end is None:
             self._source.cancel(run.lease)
         else:
-            self._source.interrupt(run.lease, end.delay_s, end.prio)
+            self._source.release(run.lease, end.delay_s, end.prio)
         self._source.when_stored(run.run, told)
 
     def touch(self, run: OpenRun) -> float:
@@ -312,7 +318,7 @@ class Desk:
             if run.run.held:
                 self._source.leave(run.lease)
             else:
-                self._source.interrupt(run.lease)
+                self._source.release(run.lease)
 
     async def _grace(self) -> None:
         grace_s = None if self._grace_s < 0 else self._grace_s

@@ -298,7 +298,7 @@ def releasing(peer: Peer, call: Call) -> Steps[None]:
         if (run := peer.context.desk.run(one.run)) is not None:
             peer.context.desk.release(run, end_of(one), lambda ok: _told(answers, index, ok))
         else:
-            unknown.append(_Unknown(answers, index, _named(peer, one.run), end_of(one)))
+            unknown.append(_Unknown(answers, index, _unwatched(peer, one.run), end_of(one)))
 
     yield from _each(peer, call, RELEASES, release)
     _ask_later(peer, unknown)
@@ -315,7 +315,7 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
                 raise CallError("too many results wait for the store, report this one again later", "busy")
             desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
         else:
-            unknown.append(_Unknown(answers, index, _named(peer, one.run), outcome_of(one)))
+            unknown.append(_Unknown(answers, index, _unwatched(peer, one.run), outcome_of(one)))
 
     yield from _each(peer, call, FINISHES, finish)
     _ask_later(peer, unknown)
@@ -386,6 +386,14 @@ def _named(peer: Peer, token: str) -> Named:
         raise CallError("the store is not there yet, so nothing is known of runs; say it again later", "busy")
     if (named := peer.context.desk.named(token)) is None:
         raise _no_token(token)
+    return named
+
+
+def _unwatched(peer: Peer, token: str) -> Named:
+    """As `_named`, of a run whose end is told. Raises: CallError: also where it was lost here just now."""
+    named = _named(peer, token)
+    if peer.context.desk.left(named):
+        raise _stale()
     return named
 
 

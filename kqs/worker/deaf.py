@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from kqs.queue.leaving import LEAVE_S
 from kqs.words import counted
 from kqs.worker.lane import Lane
 
-#: a lost run whose handler has not ended so long after its cancellation is given up, in s; a command that is asked to end has
-#: been killed by then (kqs.commands.channel, kqs.minding.minder)
-DEAF_AFTER_S = 1.0
+#: a lost run whose handler has not ended so long after its cancellation is given up, in s: nobody waits for it any longer
+DEAF_AFTER_S = LEAVE_S
 
 
 class DeafLanes:

@@ -41,7 +41,10 @@ class Source(Protocol):
         ...
 
     def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None) -> Lease:
-        """Take in that a run has begun which `may_begin`; `on_lost` is called if it is lost. now: when it began, monotonic."""
+        """Take in that a run has begun which `may_begin`; `on_lost` is called if it is lost. now: when it began, monotonic.
+
+        `left` must follow a loss.
+        """
         ...
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:
@@ -53,7 +56,11 @@ class Source(Protocol):
         ...
 
     def interrupt(self, lease: Lease) -> bool:
-        """Give back a run that is not going to end. False: it was lost or has ended before."""
+        """Give back a run that is being ended; `left` must follow. False: it was lost or has ended before."""
+        ...
+
+    def left(self, lease: Lease) -> None:
+        """Take in that the handler of a run that was lost or interrupted has ended. Idempotent."""
         ...
 
     def give_back(self, run: Run) -> None:

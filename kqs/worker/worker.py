@@ -341,11 +341,17 @@ class Worker:
             if not lane.is_cancelled:  # else by us: the run is judged already
                 self._report(lease, judge(fault, run), handler)
         finally:
-            lane.lease = None
+            self._leave(lane, lease)
             took_s = self._monotonic() - began_at
             self._ahead.busy_s += took_s
             if self._ahead.begun_count == begun_count:  # it had the loop for itself
                 self._breaks.charge(took_s)
+
+    def _leave(self, lane: Lane, lease: Lease) -> None:
+        """Take in that a lane's handler has ended."""
+        lane.lease = None
+        if lane.is_cancelled:
+            self._source.left(lease)
 
     def _report(self, lease: Lease, outcome: Outcome, handler: Handler | None = None) -> None:
         if type(outcome) is Failed and handler is not None:

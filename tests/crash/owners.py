@@ -73,7 +73,10 @@ async def run(data, job):
         if job.type == "breaks" and job.attempt == 1:
             raise kqs.Fail("at first")
     finally:
-        note("ended", data, job)
+        try:
+            await asyncio.sleep(random.choice([0, 0, 0.01]))  # as it is cancelled, too, it ends a little later
+        finally:
+            note("ended", data, job)
 """
 
 

@@ -94,7 +94,7 @@ class AccountedHand(Hand):
     def give_back(self, run: Run) -> None:
         """Give a run back, as a worker that stops does."""
         self._life.account.end(run.claim.order, is_final=False)
-        self.queue.runs.interrupt(self.leases.pop(run.claim.id))
+        self.queue.runs.release(self.leases.pop(run.claim.id))
         self.consumer.free()
 
 

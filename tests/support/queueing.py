@@ -38,8 +38,12 @@ class Hand:
             if not self.queue.runs.may_begin(run, self.consumer):
                 self.consumer.free()
                 continue
-            self.leases[run.claim.id] = self.queue.runs.begin(run, self.lost.append)
+            self.leases[run.claim.id] = self.queue.runs.begin(run, self._lose)
             self.runs.put_nowait(run)
+
+    def _lose(self, lease: Lease) -> None:
+        self.lost.append(lease)
+        self.queue.runs.left(lease)
 
     async def take(self) -> Run:
         async with asyncio.timeout(10):

@@ -68,6 +68,7 @@ class Lane:
 
     def _lost(self, lease: Lease) -> None:
         self.lost.append(lease)
+        self._queue.runs.left(lease)
         self.consumer.free()
 
 

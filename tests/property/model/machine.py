@@ -424,7 +424,7 @@ class WholeMachine(RuleBasedStateMachine):
             if how is None:
                 queue.runs.cancel(one.lease)
             elif isinstance(how, Returned):
-                assert queue.runs.interrupt(one.lease, how.delay_s, how.prio)
+                assert queue.runs.release(one.lease, how.delay_s, how.prio)
             else:
                 assert queue.runs.report(one.lease, how)
             one.lane.consumer.free()
@@ -498,6 +498,7 @@ class WholeMachine(RuleBasedStateMachine):
         overdue = [one for one in self.hands if one.deadline <= now]
         await self.whole.pass_time()
         for one in overdue:
+            self.whole.rig.queue.runs.left(one.lease)
             if one.lease.is_over_limit(now):
                 self.hands.remove(one)
                 if one.open is not None:
@@ -609,7 +610,7 @@ class WholeMachine(RuleBasedStateMachine):
         for one in [one for one in self.hands if not one.held]:
             self.hands.remove(one)
             if one.lane is not None:
-                self.whole.rig.queue.runs.interrupt(one.lease)
+                self.whole.rig.queue.runs.release(one.lease)
                 one.lane.consumer.free()
             elif one.open is not None:
                 self.over.append((one.open.token, one.job_id, "interrupted"))

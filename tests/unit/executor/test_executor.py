@@ -186,7 +186,10 @@ async def test_plain_handlers_run_side_by_side(executor: Executor) -> None:
     assert outcomes == [Ok(b"true"), Ok(b"true")]
 
 
-async def test_a_thread_past_its_time_goes_on_unheard_and_is_replaced(executor: Executor) -> None:
+async def test_a_thread_past_its_time_goes_on_unheard_and_is_replaced(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.executor.threads, "END_WITHIN_S", 0.01)
     gate, started = threading.Event(), threading.Barrier(3)
 
     def stuck(data: Any) -> None:
@@ -198,9 +201,30 @@ async def test_a_thread_past_its_time_goes_on_unheard_and_is_replaced(executor: 
     for task in lost:
         task.cancel()
     assert await execute(executor, lambda data: 1) == Ok(b"1")
+    await asyncio.wait(lost)
     gate.set()
     assert await execute(executor, lambda data: 2) == Ok(b"2")
     assert all(task.cancelled() for task in lost)
+
+
+async def test_a_cancelled_call_is_over_when_its_thread_is(executor: Executor) -> None:
+    gate, started = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def slow(data: Any) -> None:
+        started.set()
+        gate.wait(10)
+        done.append("ended")
+
+    task = asyncio.ensure_future(execute(executor, slow))
+    task.add_done_callback(lambda _task: done.append("over"))
+    await asyncio.to_thread(started.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    gate.set()
+    await asyncio.wait([task])
+    assert (done, task.cancelled()) == (["ended", "over"], True)
 
 
 async def test_a_call_cancelled_before_its_thread_never_runs(executor: Executor) -> None:

@@ -50,6 +50,7 @@ async def test_it_goes_before_the_end_of_its_run(post: Post, end: str) -> None:
         post.source.report(lease, Failed("no"))
     else:
         post.source.interrupt(lease)
+        post.source.left(lease)
     name = "finish" if end == "fail" else "release"
     await post.called(name)
     names = [line["n"] for _, line in post.server.calls]

@@ -13,6 +13,7 @@ import kqs.outpost.open_runs
 import kqs.outpost.orders
 import kqs.outpost.reports
 import kqs.outpost.source
+import kqs.queue.leaving
 from kqs.config import WorkerSection
 from kqs.executor import Executor
 from kqs.given import TOUCH_SHARE
@@ -72,9 +73,36 @@ async def test_a_run_that_is_taken_away_is_lost_by_its_lane_and_given_back(post:
     assert not post.source.interrupt(lease)
     post.source.give_back(waiting)
     assert post.source.stale_count == 1
-    assert await post.called("release") == [[{"run": "token-1"}, {"run": "token-2", "begun": False}]]
+    assert await post.called("release") == [[{"run": "token-2", "begun": False}]]
+    post.source.left(lease)
+    post.source.left(lease)
+    assert (await post.called("release", 2))[1] == [{"run": "token-1"}]
     await post.settled()
-    assert len(post.calls("finish") + post.calls("release")) == 1
+    assert len(post.calls("finish") + post.calls("release")) == 2
+
+
+async def test_a_run_whose_handler_ignores_its_end_is_given_back_after_a_while(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.queue.leaving, "LEAVE_S", 0.0)
+    await post.start()
+    (run,) = await post.given(a_run(1))
+    lease = post.begin(run)
+    post.tell({"cancel": "token-1"})
+    assert await post.called("release") == [[{"run": "token-1"}]]
+    post.source.left(lease)
+    await post.settled()
+    assert len(post.calls("release")) == 1
+
+
+async def test_a_stop_gives_back_what_has_not_been_left(post: Post) -> None:
+    await post.start()
+    (run,) = await post.given(a_run(1))
+    assert post.source.interrupt(post.begin(run))
+    await post.settled()
+    assert post.calls("release") == []
+    await post.source.stop()
+    assert await post.called("release") == [[{"run": "token-1"}]]
 
 
 async def test_a_lost_connection_takes_all_runs_and_asks_again_on_the_next(post: Post) -> None:
@@ -166,6 +194,9 @@ async def test_an_interrupted_run_is_given_back(post: Post) -> None:
     lease = post.begin(run)
     assert post.source.interrupt(lease)
     assert not lease.context.touch()
+    await post.settled()
+    assert post.calls("release") == []
+    post.source.left(lease)
     assert await post.called("release") == [[{"run": "token-1"}]]
 
 
@@ -262,14 +293,16 @@ async def test_small_changes_of_what_is_claimed_ahead_are_let_be(post: Post) -> 
 async def test_a_run_that_was_taken_away_makes_room_only_with_its_lane(post: Post) -> None:
     await post.start(room=1)
     (run,) = await post.given(a_run(1))
-    post.begin(run)
+    lease = post.begin(run)
     post.tell({"cancel": "token-1"})
     await post.called("withdraw")  # its handler has not ended, and the server believes in room for another
     post.tell([a_run(2)])  # which was on its way
-    assert (await post.called("release", 2))[1] == [{"run": "token-2", "begun": False}]
+    assert await post.called("release") == [[{"run": "token-2", "begun": False}]]
     assert len(post.runs) == 1
+    post.source.left(lease)
     post.consumer.free()
     assert (await post.called("work", 2))[1]["room"] == 1
+    assert (await post.called("release", 2))[1] == [{"run": "token-1"}]
 
 
 async def test_room_beyond_what_an_order_may_have_is_several(post: Post) -> None:
@@ -449,7 +482,9 @@ async def test_what_was_said_of_held_runs_while_nothing_is_connected_is_said_on_
     holding.server.drop()
     await until(lambda: not holding.line.is_open)
     holding.source.end(first, Ok())
-    assert holding.source.interrupt(holding.begin(second))
+    lease = holding.begin(second)
+    assert holding.source.interrupt(lease)
+    holding.source.left(lease)
     holding.source.give_back(third)
     assert await holding.called("release") == [[{"run": "token-2"}, {"run": "token-3", "begun": False}]]
     assert await holding.called("finish") == [[{"run": "token-1", "report": "ok"}]]

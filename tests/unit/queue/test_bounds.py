@@ -174,7 +174,7 @@ async def test_what_runs_is_not_dropped_and_counts_again_when_it_waits(rig: Rig)
     runs = [await hand.take(), await hand.take()]
     assert rig.queue.bounds.waiting("mail") == MOST
     for run in runs:
-        rig.queue.runs.interrupt(hand.leases[run.claim.id], delay_s=100)
+        rig.queue.runs.release(hand.leases[run.claim.id], delay_s=100)
     await rig.queue.settle()
     assert len(await waiting(rig, MOST)) == MOST
 

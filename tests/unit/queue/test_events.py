@@ -124,7 +124,7 @@ async def test_what_is_given_back_is_released_and_a_claim_that_never_began_is_no
     ear = Ear(rig.queue)
     await rig.accept(*map(an_accepted, range(1, 3)))
     interrupted, unbegun = [await hand.take() for _ in range(2)]
-    rig.queue.runs.interrupt(hand.leases[interrupted.claim.id], 60.0)
+    rig.queue.runs.release(hand.leases[interrupted.claim.id], 60.0)
     await rig.queue.settle()
     rig.queue.runs.cancel(hand.leases[unbegun.claim.id])
     await rig.queue.settle()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from kqs.job import Entry, Run, State
 from kqs.outcome import Again
 from kqs.queue import limiting
 from kqs.queue.gate import Limit
+from kqs.queue.leases import Lease
 from kqs.queue.limiting import Said
 from kqs.store.sayings import Topic
 from tests.support.jobs import ORDER, an_accepted
@@ -49,30 +49,22 @@ async def test_new_jobs_beyond_the_limit_wait_and_begin_as_others_end(rig: Rig) 
 
 
 @pytest.mark.parametrize("how", ["its job is called off", "its ttr is over"])
-async def test_a_run_that_is_cancelled_has_a_turn_of_the_loop_before_its_slot_is_free(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    hand, limits = rig.hand(1), rig.queue.admission.limits
+async def test_a_run_that_is_cancelled_has_its_slot_until_its_handler_has_ended(rig: Rig, how: str) -> None:
+    hand = rig.hand(2)
     await say(rig, max_running=1)
-    await rig.accept(an_accepted(1))
+    await rig.accept(an_accepted(1), an_accepted(2))
     run = await hand.take()
-    said: list[str] = []
-    free = limits.free
-
-    def freed(*of: Any, **how: Any) -> None:
-        said.append("free")
-        free(*of, **how)
-
-    monkeypatch.setattr(limits, "free", freed)
-    hand.leases[run.claim.id].on_lost = lambda _lease: said.append("cancelled")
+    lost: list[Lease] = []
+    hand.leases[run.claim.id].on_lost = lost.append
     if how == "its ttr is over":
         rig.clock.advance(3600)
         rig.queue.runs.look_again()
     else:
         rig.queue.runs.call_off([run.claim])
-    assert said == ["cancelled"]
-    await asyncio.sleep(0)
-    assert said == ["cancelled", "free"]
+    await still(rig)
+    assert (lost, hand.runs.empty()) == ([hand.leases[run.claim.id]], True)
+    rig.queue.runs.left(lost[0])
+    assert (await hand.take()).claim != run.claim
 
 
 async def test_it_holds_no_lane(rig: Rig) -> None:

@@ -162,8 +162,8 @@ async def test_a_run_given_back_with_a_delay_waits_for_it_and_costs_nothing(rig:
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
     lease = hand.leases[(await hand.take()).claim.id]
-    assert rig.queue.runs.interrupt(lease, 60.0)
-    assert not rig.queue.runs.interrupt(lease, 60.0)
+    assert rig.queue.runs.release(lease, 60.0)
+    assert not rig.queue.runs.release(lease, 60.0)
     record = await rig.until(1, State.RETRY)
     assert (record.due_at, record.failures, record.interrupted, record.runs[0].state) == (NOW + 60, 0, 1, "interrupted")
 
