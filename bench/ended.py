@@ -11,8 +11,9 @@ from contextlib import closing
 from pathlib import Path
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, Claim, Report, State
+from kqs.job import Accepted, Claim, Report
 from kqs.service import SystemClock
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor
 

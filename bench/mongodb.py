@@ -20,8 +20,9 @@ from rich.table import Table
 
 from kqs.config import StoreSection
 from kqs.ids import Ids
-from kqs.job import Accepted, Claim, Entry, Report, State
+from kqs.job import Accepted, Claim, Entry, Report
 from kqs.service import SystemClock
+from kqs.states import State
 from kqs.store.mongo import MongoStore
 from kqs.supervisor import Supervisor
 from tests.support.mongo_proxy import MongoProxy

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import WAITING, JobRecord, Returned, waiting_count
+from kqs.job import JobRecord, Returned
 from kqs.log import get_logger
 from kqs.outcome import Outcome
 from kqs.queue.changes import Done
@@ -24,6 +24,7 @@ from kqs.rpc.shown import shown_batch, shown_job
 from kqs.schedules.roster import Entry
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
+from kqs.states import WAITING, waiting_count
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
 from kqs.underway import UnderWay

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kqs.job import State
+from kqs.states import State
 
 #: the longest pattern, in bytes
 MAX_PATTERN_BYTES = 1000

@@ -1,42 +1,16 @@
-"""What a job is: its states, the one table of transitions, and the values that travel between the floors.
+"""The values that travel between the floors: a job on its way, its claim, its run and how that ended, and its record.
 
-Two rules. Every change of state goes through `next_state`. This file does not know who stores or runs a job.
-
-               accept                claim                      ok
-    (journal) ───────▶ new|delayed ───────▶ processing ────────────────▶ success
-                          ▲  retry|ghost ──▶   │  │  final, expire, out of tries
-                          │       ▲  ▲         │  └────────────────────▶ fail ──┐
-                          │       │  └── ghost─┤                                │ retry (by hand)
-                          │       └─── again/fail                               │
-                          └──────── interrupt ─┘◀────────────────────────────────┘
+This file does not know who stores or runs a job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import IntEnum
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-
-class State(IntEnum):
-    """A job's state. The numbers are stored: never renumber, only add."""
-
-    NEW = 0
-    DELAYED = 1
-    PROCESSING = 2
-    RETRY = 3
-    GHOST = 4
-    SUCCESS = 5
-    FAIL = 6
-    CANCELLED = 7
-
-    @property
-    def word(self) -> str:
-        """Return the state's name on the wire."""
-        return self.name.lower()
-
+from kqs.states import State
 
 #: longer reasons of an end are cut, so that a handler's error text cannot swell its job's record without bound
 MAX_ERROR_CHARS = 4000
@@ -45,75 +19,6 @@ MAX_ERROR_CHARS = 4000
 MAX_PROGRESS_BYTES = 16 * 1024
 #: said of a job's progress: there is none, or none any more
 NO_PROGRESS = b""
-
-WAITING = frozenset({State.NEW, State.DELAYED, State.RETRY, State.GHOST})
-ENDED = frozenset({State.SUCCESS, State.FAIL, State.CANCELLED})
-STATES_BY_WORD = {state.word: state for state in State}
-
-
-def waiting_count(counts: Mapping[State, int]) -> int:
-    """Return how many of these jobs, counted by state, wait."""
-    return sum([counts.get(state, 0) for state in WAITING])
-
-
-class Event(IntEnum):
-    """What can happen to a job."""
-
-    CLAIM = 0  # a run starts
-    OK = 1  # the handler succeeded
-    AGAIN = 2  # the handler asked for another run, at no cost
-    RETRY = 3  # the handler failed and tries are left
-    FAIL = 4  # the handler failed for good, or no tries are left
-    GHOST = 5  # nobody reported before ttr, or the worker died; ghost runs are left
-    GHOSTED_OUT = 6  # as above, but none is left
-    INTERRUPT = 7  # a stopping worker gave it back, at no cost
-    EXPIRE = 8  # `expire` ran out while it waited
-    CANCEL = 9  # its owner called it off
-    REVIVE = 10  # its owner asked for a full new set of tries
-
-
-_FROM_WAITING = {
-    Event.CLAIM: State.PROCESSING,
-    Event.EXPIRE: State.FAIL,
-    Event.CANCEL: State.CANCELLED,
-}
-
-#: The only table of transitions; whatever is not in it is illegal.
-TRANSITIONS: dict[State, dict[Event, State]] = {
-    State.NEW: _FROM_WAITING,
-    State.DELAYED: _FROM_WAITING,
-    State.RETRY: _FROM_WAITING,
-    State.GHOST: _FROM_WAITING,
-    State.PROCESSING: {
-        Event.OK: State.SUCCESS,
-        Event.AGAIN: State.RETRY,
-        Event.RETRY: State.RETRY,
-        Event.FAIL: State.FAIL,
-        Event.GHOST: State.GHOST,
-        Event.GHOSTED_OUT: State.FAIL,
-        Event.INTERRUPT: State.RETRY,
-        Event.EXPIRE: State.FAIL,
-        Event.CANCEL: State.CANCELLED,
-    },
-    State.SUCCESS: {},
-    State.FAIL: {Event.REVIVE: State.RETRY},
-    State.CANCELLED: {Event.REVIVE: State.RETRY},
-}
-
-
-class IllegalTransitionError(AssertionError):
-    """A bug: an event that the table does not allow in that state."""
-
-
-def next_state(state: State, event: Event) -> State:
-    """Return the state that `event` leads to from `state`.
-
-    Raises: IllegalTransitionError: the table has no such step.
-    """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise IllegalTransitionError(f"{event.name} is illegal for a job that is {state.word}") from None
 
 
 def instant_of(order: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from kqs.cli.arguments import Seconds
-from kqs.job import STATES_BY_WORD
+from kqs.states import STATES_BY_WORD
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 

@@ -10,8 +10,8 @@ import msgspec
 from kqs.cli.arguments import SecondsWithin, WholeNumber, json_option, server_option
 from kqs.cli.choosing import chosen, filter_options
 from kqs.errors import ExitCode
-from kqs.job import State
 from kqs.options import MAX_WAIT_S
+from kqs.states import State
 
 if TYPE_CHECKING:
     from kqs.client import Address, Client

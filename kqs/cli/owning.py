@@ -69,7 +69,7 @@ def delete_command(*, force: bool, **values: Any) -> None:
 def purge_command(type_: str, pattern: str | None, *, dry_run: bool, yes: bool, as_lines: bool, server: Address) -> None:
     """Delete the waiting jobs of TYPE."""
     from kqs.cli.output import print_line
-    from kqs.job import WAITING
+    from kqs.states import WAITING
 
     wanted: dict[str, Any] = {"type": type_} | ({"regex": pattern} if pattern is not None else {})
     total = None

@@ -72,7 +72,7 @@ def _first_of(names: list[str], count: int) -> str | None:
 
 def type_row(one: dict[str, Any]) -> list[Any]:
     """Return a member of the answer of `types` as a row of TYPE_COLUMNS."""
-    from kqs.job import WAITING
+    from kqs.states import WAITING
 
     counts = one["counts"]
     waiting = sum(counts.get(state.word, 0) for state in WAITING)

@@ -17,11 +17,11 @@ from typing import Any
 from kqs.client import Client, ConnectionLostError, Run, Work
 from kqs.errors import CallError
 from kqs.handlers import Handler, Registry, default_registry
-from kqs.job import WAITING, State
 from kqs.library.apart import Apart
 from kqs.library.hands import Hands
 from kqs.log import get_logger
 from kqs.options import MAX_SECONDS
+from kqs.states import WAITING, State
 from kqs.supervisor import Supervisor, when_done, with_its_answer
 from kqs.wire.runs import MAX_ROOM, MAX_RUNS
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kqs.job import WAITING, Entry, Report, Run, entry_again
+from kqs.job import Entry, Report, Run, entry_again
 from kqs.queue.basis import Basis
 from kqs.queue.meter import Meter
 from kqs.queue.timetable import Timetable
+from kqs.states import WAITING
 
 
 class Aftermath:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kqs.clock import Clock
-from kqs.job import State
 from kqs.options import Cascade
 from kqs.queue.events import Events
 from kqs.queue.groups import Groups
 from kqs.queue.rules import Judge, Retention
 from kqs.queue.wishes import Wishes
+from kqs.states import State
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor
 

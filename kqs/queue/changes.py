@@ -13,11 +13,12 @@ from msgspec.structs import replace
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import WAITING, Claim, Entry, State
+from kqs.job import Claim, Entry
 from kqs.log import get_logger
 from kqs.queue.basis import Basis
 from kqs.queue.rules import CANCELLED, whole_ms
 from kqs.queue.timetable import Timetable
+from kqs.states import WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import Change, Slice, Spans, Verb
 

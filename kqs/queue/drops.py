@@ -12,10 +12,10 @@ from typing import Any
 
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import WAITING, waiting_count
 from kqs.log import get_logger
 from kqs.queue.bounds import Bounds
 from kqs.queue.changes import Changes
+from kqs.states import WAITING, waiting_count
 from kqs.store import change as slices
 from kqs.store.base import Store, Verb
 from kqs.trouble import Trouble

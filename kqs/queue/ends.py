@@ -9,9 +9,10 @@ from typing import Literal
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.job import ENDED, JobRecord, Report, Run, RunRecord, State, instant_of
+from kqs.job import JobRecord, Report, Run, RunRecord, instant_of
 from kqs.queue.reads import Reads
 from kqs.queue.rules import whole_ms
+from kqs.states import ENDED, State
 from kqs.store.base import MOST_ENDS
 from kqs.supervisor import Supervisor, when_done
 

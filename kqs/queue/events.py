@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
-from kqs.job import WAITING, Accepted, Entry, JobRecord, Report, Run, State, instant_of
+from kqs.job import Accepted, Entry, JobRecord, Report, Run, instant_of
 from kqs.queue.ends import DELETED, Ends
 from kqs.queue.reads import Reads
+from kqs.states import WAITING, State
 from kqs.store.base import Changed
 from kqs.supervisor import Supervisor, when_done
 

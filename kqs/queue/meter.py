@@ -10,7 +10,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
-from kqs.job import ENDED, Accepted, Report, Run, State, instant_of
+from kqs.job import Accepted, Report, Run, instant_of
+from kqs.states import ENDED, State
 
 T = TypeVar("T")
 

@@ -15,17 +15,7 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
-from kqs.job import (
-    Accepted,
-    Entry,
-    Report,
-    Run,
-    Tally,
-    entry_of,
-    first_run,
-    instant_of,
-    waiting_count,
-)
+from kqs.job import Accepted, Entry, Report, Run, Tally, entry_of, first_run, instant_of
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.outcome import Ok
@@ -54,6 +44,7 @@ from kqs.queue.subscriptions import Subscriptions
 from kqs.queue.suspensions import Suspensions
 from kqs.queue.timetable import Timetable
 from kqs.queue.wishes import Wishes
+from kqs.states import waiting_count
 from kqs.store import base
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor

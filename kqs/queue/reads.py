@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Claim, Entry, JobRecord, Run, State
+from kqs.job import Claim, Entry, JobRecord, Run
+from kqs.states import State
 from kqs.store.base import Holder, Looked, Store
 from kqs.supervisor import Supervisor
 

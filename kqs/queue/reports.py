@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import cast
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import ENDED, Accepted, Report, Run
+from kqs.job import Accepted, Report, Run
 from kqs.log import get_logger
 from kqs.pauses import Pauses
 from kqs.queue.wishes import Wishes
+from kqs.states import ENDED
 from kqs.store import base
 from kqs.store.base import Store
 from kqs.trouble import Trouble

@@ -1,6 +1,6 @@
 """What follows from what: the rules of a job's life as pure functions.
 
-Nothing here knows the time, a store or a loop; whoever calls says when it is. Every state comes from the table in `job.py`.
+Nothing here knows the time, a store or a loop; whoever calls says when it is. Every state comes from the table in `states.py`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,12 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from kqs.job import (
-    MAX_ERROR_CHARS,
-    TRANSITIONS,
-    WAITING,
-    Accepted,
-    Event,
-    JobRecord,
-    Report,
-    Rescheduled,
-    Returned,
-    Run,
-    RunRecord,
-    State,
-)
+from kqs.job import MAX_ERROR_CHARS, Accepted, JobRecord, Report, Rescheduled, Returned, Run, RunRecord
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.admission import may_run
 from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
+from kqs.states import TRANSITIONS, WAITING, Event, State
 from kqs.verdicts import MAX_DELAY_S
 
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second

@@ -13,7 +13,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run, State
+from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run
 from kqs.log import get_logger
 from kqs.outcome import Failed, Outcome
 from kqs.queue.admission import Admission, Verdict
@@ -29,6 +29,7 @@ from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import whole_ms
 from kqs.queue.saves import Saves, Told
+from kqs.states import State
 from kqs.store import base
 from kqs.supervisor import when_done
 

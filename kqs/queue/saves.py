@@ -19,11 +19,12 @@ from itertools import chain
 
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import JobContext
-from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run, State
+from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run
 from kqs.log import get_logger
 from kqs.pauses import Pauses
 from kqs.queue.noted import Noted, saved_by
 from kqs.queue.wishes import Wishes
+from kqs.states import State
 from kqs.store.base import Store
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble

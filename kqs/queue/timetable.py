@@ -7,12 +7,13 @@ from collections.abc import Coroutine
 from typing import Any
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import WAITING, Entry, JobRecord, State
+from kqs.job import Entry, JobRecord
 from kqs.log import get_logger
 from kqs.queue.alarm import Alarm
 from kqs.queue.basis import Basis
 from kqs.queue.jumps import JumpWatch
 from kqs.queue.rules import rescheduled, whole_ms
+from kqs.states import WAITING, State
 from kqs.store.base import CALL_S
 from kqs.trouble import Trouble
 

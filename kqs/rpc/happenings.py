@@ -17,10 +17,11 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, State
+from kqs.job import Accepted, Entry, JobRecord, Report, Run
 from kqs.queue.events import Batch, Word
 from kqs.rpc.backend import Backend
 from kqs.rpc.shown import WORDS, JobView, view_of, view_of_end
+from kqs.states import State
 from kqs.supervisor import Supervisor
 from kqs.wire import dialect
 from kqs.wire.call import Call

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import ERROR_CODES, CallError
-from kqs.job import ENDED, State
 from kqs.options import Job, JobFields
 from kqs.queue.ends import DELETED, End
 from kqs.rpc.context import MAX_WAITS_IN_ALL, Context
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.standing import MAX_WAITS
+from kqs.states import ENDED, State
 from kqs.wire.call import NULL, Call
 from kqs.wire.jobs import are_waiting
 

@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from kqs.config import LEAST_PER_S, MAX_PER_S, MAX_RATE, MAX_RUNNING
 from kqs.filter import Filter, Pattern
-from kqs.job import STATES_BY_WORD, WAITING, State
 from kqs.options import (
     MAX_ID_CHARACTERS,
     MAX_SECONDS,
@@ -21,6 +20,7 @@ from kqs.options import (
 )
 from kqs.rpc.parsing import Parameters
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
+from kqs.states import STATES_BY_WORD, WAITING, State
 from kqs.store.ticks import MAX_NAME_CHARACTERS
 from kqs.wire.runs import MAX_TYPES
 

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import asdict
 
-from kqs.job import ENDED, JobRecord, Report, Run, State, Tally, instant_of
+from kqs.job import JobRecord, Report, Run, Tally, instant_of
+from kqs.states import ENDED, State
 from kqs.store.base import LISTED_BYTES
 from kqs.wire.call import NULL
 

@@ -37,7 +37,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, Tally
+from kqs.states import State
 from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, StoreInfo, Waiting
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.rotation import Turn, Turned

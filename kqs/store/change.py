@@ -11,7 +11,8 @@ from enum import IntEnum
 import msgspec
 
 from kqs.filter import Filter
-from kqs.job import WAITING, Claim, Entry, State
+from kqs.job import Claim, Entry
+from kqs.states import WAITING, State
 
 #: what one slice changes, and what it looks at to find that, at most: no other operation waits long behind it
 SLICE = 500

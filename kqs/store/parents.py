@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kqs.job import State
+from kqs.states import State
 
 #: beside the states in which a job ends, what may have become of one that is waited for; stored
 DELETED = -1

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from kqs.job import WAITING
 from kqs.library.bulk import BulkStore
 from kqs.library.data import data_of
 from kqs.library.job import JobRecord
@@ -16,6 +15,7 @@ from kqs.library.node import NodeQueue, config_for
 from kqs.library.passing import passing_folder, passing_sections
 from kqs.library.queue import DEFAULT_CONCURRENCY
 from kqs.options import MAX_SECONDS
+from kqs.states import WAITING
 from kqs.testing.clock import SettableClock
 
 #: records stay as long as the queue

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import islice
 
-from kqs.job import State, waiting_count
+from kqs.states import State, waiting_count
 
 #: types that are summed up in one turn of the loop, about 2 ms
 TYPES_AT_ONCE = 2000

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from kqs.job import ENDED, JobRecord, RunRecord, State
+from kqs.job import JobRecord, RunRecord
 from kqs.queue.limits import Reached
+from kqs.states import ENDED, State
 from kqs.store.base import DAMAGED, Holder
 from kqs.words import counted
 

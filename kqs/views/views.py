@@ -13,10 +13,11 @@ from itertools import groupby, islice
 from typing import Any, TypeVar
 
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.job import JobRecord, State, waiting_count
+from kqs.job import JobRecord
 from kqs.queue.meter import Meter
 from kqs.remote import Party
 from kqs.rpc.parameters import TypesQuery
+from kqs.states import State, waiting_count
 from kqs.store.base import Holder
 from kqs.views import explain
 from kqs.views.counted import Counted

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import State, waiting_count
 from kqs.log import get_logger
+from kqs.states import State, waiting_count
 from kqs.trouble import Trouble
 from kqs.views.counted import Counted
 from kqs.views.parts import Parts

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from kqs.filter import Filter, Pattern
-from kqs.job import NO_PROGRESS, WAITING, Entry, JobRecord, Progress, Run, State
+from kqs.job import NO_PROGRESS, Entry, JobRecord, Progress, Run
+from kqs.states import WAITING, State
 from kqs.store import change as changing
 from kqs.store.base import DAMAGED, Change, Changed, Spans, Store, Verb
 from tests.contract.store_contract import (

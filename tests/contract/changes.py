@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, TypeVar
 
-from kqs.job import Accepted, After, Members, Report, State
+from kqs.job import Accepted, After, Members, Report
+from kqs.states import State
 from kqs.store.ticks import Origin, Plan
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ from typing import Unpack
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import WAITING, Accepted, After, Entry, State
+from kqs.job import Accepted, After, Entry
+from kqs.states import WAITING, State
 from kqs.store import change as changing
 from kqs.store.base import Store, Verb
 from kqs.store.rotation import Turn, Turned

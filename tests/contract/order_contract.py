@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import Accepted, After, Entry, Members, Run, State, Tally
+from kqs.job import Accepted, After, Entry, Members, Run, Tally
+from kqs.states import State
 from kqs.store.base import Known, Store, Verb
 from tests.contract.change_contract import FRESH, change
 from tests.contract.changes import EndedChanges, JobChanges

@@ -7,7 +7,8 @@ from typing import Unpack
 
 import pytest
 
-from kqs.job import Accepted, Entry, Report, Run, State
+from kqs.job import Accepted, Entry, Report, Run
+from kqs.states import State
 from kqs.store.base import CALL_S, DAMAGED, Known, Store
 from tests.contract.changes import EndChanges, EntryChanges, JobChanges, changed
 from tests.contract.store_contract import (

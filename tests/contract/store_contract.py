@@ -14,19 +14,8 @@ import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import (
-    MAX_PROGRESS_BYTES,
-    NO_PROGRESS,
-    Accepted,
-    Claim,
-    Entry,
-    Progress,
-    Report,
-    Rescheduled,
-    Run,
-    State,
-    first_run,
-)
+from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Accepted, Claim, Entry, Progress, Report, Rescheduled, Run, first_run
+from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LISTED_BYTES, Known, Store, StoreInfo, Waiting
 from kqs.store.sayings import Topic

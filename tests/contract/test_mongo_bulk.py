@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kqs.job import Run, State
+from kqs.job import Run
+from kqs.states import State
 from kqs.store.base import DAMAGED
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.bulk import ORPHAN_AGE

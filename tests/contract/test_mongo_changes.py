@@ -12,7 +12,8 @@ from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Claim, State
+from kqs.job import Claim
+from kqs.states import State
 from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Verb
 from kqs.store.mongo import MongoStore

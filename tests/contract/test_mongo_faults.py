@@ -14,7 +14,8 @@ import pytest
 from pymongo import common
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import Run, State
+from kqs.job import Run
+from kqs.states import State
 from kqs.store.mongo import MongoStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_report, an_entry, some_jobs
 from tests.support.clock import FakeClock

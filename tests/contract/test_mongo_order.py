@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from kqs.errors import StoreError, StoreUnavailableError
-from kqs.job import Accepted, Entry, JobRecord, State
+from kqs.job import Accepted, Entry, JobRecord
+from kqs.states import State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.noted import UNUSED_S

@@ -10,7 +10,8 @@ from typing import Unpack
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import Accepted, After, Entry, JobRecord, Members, State
+from kqs.job import Accepted, After, Entry, JobRecord, Members
+from kqs.states import State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from tests.contract.change_contract import change

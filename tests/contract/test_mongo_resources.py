@@ -7,7 +7,8 @@ from unittest.mock import ANY
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import Entry, Run, State
+from kqs.job import Entry, Run
+from kqs.states import State
 from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S

@@ -12,7 +12,8 @@ import pytest
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Entry, Run, State
+from kqs.job import Accepted, Entry, Run
+from kqs.states import State
 from kqs.store.base import Verb, Waiting
 from kqs.store.mongo import MongoStore, slices
 from kqs.store.mongo.servers import LEASE_S

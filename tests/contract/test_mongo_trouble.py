@@ -12,7 +12,8 @@ from pymongo.errors import AutoReconnect
 
 import kqs.store.mongo.opened
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Run, State
+from kqs.job import Accepted, Run
+from kqs.states import State
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane

@@ -20,7 +20,7 @@ from pymongo.database import Database
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from kqs.errors import StoreError, StoreUnavailableError
-from kqs.job import State
+from kqs.states import State
 from kqs.store.mongo import MongoStore, schema
 from kqs.store.mongo import client as connecting
 from kqs.store.mongo.servers import LEASE_S

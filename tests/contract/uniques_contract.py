@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from kqs.job import Run, State
+from kqs.job import Run
+from kqs.states import State
 from kqs.store.base import Known, Store, Verb
 from tests.contract.change_contract import FRESH, change
 from tests.contract.store_contract import FIRST, IDS, Insert, MakeStore, Reopen, RunOne, a_job, a_report, an_ended, an_entry

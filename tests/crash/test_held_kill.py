@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kqs.backend import ServerBackend
-from kqs.job import State
 from kqs.outcome import Ok, Outcome
 from kqs.remote import Desk, OpenRun
 from kqs.remote.tokens import Named
+from kqs.states import State
 from kqs.views.parts import Parts
 from tests.support.feeding import caught_up
 from tests.support.life import Life

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
-from kqs.job import State
+from kqs.states import State
 from kqs.store.mongo.documents import Place
 from tests.crash.torture import Plan, torture
 from tests.support.beanstalkd import running_beanstalkd

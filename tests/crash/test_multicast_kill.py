@@ -11,8 +11,9 @@ import pytest
 from kqs.config import TakingSection
 from kqs.errors import CallError
 from kqs.inserter import Answer
-from kqs.job import JobRecord, State
+from kqs.job import JobRecord
 from kqs.options import Cascade
+from kqs.states import State
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.whole import Whole

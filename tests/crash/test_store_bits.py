@@ -9,7 +9,8 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError
-from kqs.job import Run, State
+from kqs.job import Run
+from kqs.states import State
 from kqs.store.base import DAMAGED
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, an_entry

@@ -16,7 +16,8 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreDoubtError, StoreError, StoreUnavailableError
-from kqs.job import Accepted, Claim, State
+from kqs.job import Accepted, Claim
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore, connection
 from kqs.store.sqlite.session import Session
 from tests.contract.store_contract import (

@@ -16,7 +16,8 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.filter import Filter
-from kqs.job import Entry, Progress, State
+from kqs.job import Entry, Progress
+from kqs.states import State
 from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
 from kqs.store.rotation import Turn

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.inserter import Answer, Inserter
-from kqs.job import State
 from kqs.outcome import Failed
+from kqs.states import State
 from kqs.wire.inserted import Inserted
 from kqs.wire.steps import finish
 from tests.support.feeding import caught_up

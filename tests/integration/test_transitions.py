@@ -1,4 +1,4 @@
-"""Every row of the table of transitions in kqs/job.py, driven over TCP: a row without a case here is a failure."""
+"""Every row of the table of transitions in kqs/states.py, driven over TCP: a row without a case here is a failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kqs.job import TRANSITIONS, Event, State
+from kqs.states import TRANSITIONS, Event, State
 from tests.support.asking import WITHIN_S, Peer, peer_of, telling
 from tests.support.serving import Served, serving
 from tests.support.wire_worker import WireWorker, working_at

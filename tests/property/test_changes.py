@@ -13,7 +13,8 @@ from hypothesis.strategies import booleans, integers, just, lists, none, one_of,
 
 from kqs.filter import Filter, Pattern
 from kqs.ids import Ids
-from kqs.job import WAITING, Accepted, Claim, Entry, Event, Report, State, next_state
+from kqs.job import Accepted, Claim, Entry, Report
+from kqs.states import WAITING, Event, State, next_state
 from kqs.store import change as changing
 from kqs.store.base import Change, Verb
 from kqs.store.sqlite import change, claim, insert, records, report, schedule

@@ -16,7 +16,8 @@ from typing import TypeVar
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import WAITING, Accepted, Entry, Run, State
+from kqs.job import Accepted, Entry, Run
+from kqs.states import WAITING, State
 from kqs.store.base import Change, Verb
 from kqs.store.rotation import Turn, Turned
 from kqs.store.sqlite import change, claim, groups, insert, report, schedule

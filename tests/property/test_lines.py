@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from kqs.config import StoreSection
 from kqs.filter import Filter
-from kqs.job import Accepted, After, Entry, Run, State
+from kqs.job import Accepted, After, Entry, Run
+from kqs.states import State
 from kqs.store.base import CALL_S, Verb
 from kqs.store.rotation import Turn, line_of, share_of, turned
 from kqs.store.sqlite import SqliteStore

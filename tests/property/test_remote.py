@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import ENDED, Returned
+from kqs.job import Returned
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.remote import Desk, OpenRun, Order
+from kqs.states import ENDED
 from tests.support.feeding import caught_up
 from tests.support.life import Life
 

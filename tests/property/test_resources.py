@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, Entry, Run, State, first_run
+from kqs.job import Accepted, Entry, Run, first_run
+from kqs.states import State
 from kqs.store.base import CALL_S, Store
 from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore

@@ -24,12 +24,13 @@ from kqs.config import TakingSection, WorkerSection
 from kqs.executor import Executor
 from kqs.filter import Filter
 from kqs.handlers import Registry
-from kqs.job import ENDED, JobRecord, State
+from kqs.job import JobRecord
 from kqs.options import Cascade
 from kqs.outcome import Ok
 from kqs.queue import gate
 from kqs.queue.gate import STUCK_S
 from kqs.remote import OpenRun, Order
+from kqs.states import ENDED, State
 from kqs.store.base import Verb
 from kqs.worker import Worker
 from tests.support.clock import FakeClock

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.strategies import booleans, integers, lists, sampled_from
 
-from kqs.job import Accepted, Claim, Report, State
+from kqs.job import Accepted, Claim, Report
+from kqs.states import State
 from kqs.store.sqlite import insert, report, retention
 from kqs.store.sqlite.session import Session
 

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
-from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, JobRecord, Report, State
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report
+from kqs.states import ENDED, WAITING, State
 from kqs.store.base import Known as Inserted
 from kqs.store.base import Store
 from kqs.store.mongo import MongoStore

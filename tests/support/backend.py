@@ -10,13 +10,14 @@ from kqs.errors import CallError, JournalError, JournalFailedError
 from kqs.filter import Filter
 from kqs.ids import Ids
 from kqs.inserter import Found, Inserter, Question
-from kqs.job import JobRecord, Returned, State
+from kqs.job import JobRecord, Returned
 from kqs.journal.format import Record
 from kqs.outcome import Outcome
 from kqs.queue.changes import Done
 from kqs.queue.ends import Told
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
+from kqs.states import State
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan
 from tests.support.clock import FakeClock

@@ -8,8 +8,8 @@ from pathlib import Path
 from kqs.config import JournalSection
 from kqs.feeder import Feeder
 from kqs.ids import Ids, microseconds
-from kqs.job import State
 from kqs.journal import Journal, Kind, Record
+from kqs.states import State
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.queueing import Rig

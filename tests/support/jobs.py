@@ -6,7 +6,8 @@ import pytest
 
 from kqs.errors import CallError
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Report, Run, State
+from kqs.job import Accepted, Claim, Report, Run
+from kqs.states import State
 from kqs.wire.jobs import decode_jobs
 
 NOW = 1_800_000_000.0

@@ -12,11 +12,12 @@ from typing import Any
 
 from kqs.feeder import Feeder
 from kqs.ids import microseconds
-from kqs.job import ENDED, Accepted, JobRecord, Report, Run, State
+from kqs.job import Accepted, JobRecord, Report, Run
 from kqs.journal import Kind, Record
 from kqs.options import PRIORITIES, Cascade, Job, PlainJob
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.pauses import Pauses
+from kqs.states import ENDED, State
 from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kqs.filter import Filter
-from kqs.job import ENDED, WAITING, JobRecord, Returned, State, Tally
+from kqs.job import JobRecord, Returned, Tally
 from kqs.outcome import Again, Failed, Ok, Outcome
+from kqs.states import ENDED, WAITING, State
 from tests.support.oracle_order import Batch, Batches, is_done, parent_of
 from tests.support.oracle_rules import Rules
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kqs.job import ENDED, WAITING, State, Tally
+from kqs.job import Tally
+from kqs.states import ENDED, WAITING, State
 
 DELETED = "deleted"
 _NAMES = {State.SUCCESS: "success", State.FAIL: "fail", State.CANCELLED: "cancelled"}

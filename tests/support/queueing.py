@@ -7,13 +7,14 @@ from pathlib import Path
 
 from kqs.broker.memory import MemoryBroker
 from kqs.config import StoreSection, TakingSection
-from kqs.job import Accepted, JobRecord, Run, State
+from kqs.job import Accepted, JobRecord, Run
 from kqs.options import Cascade
 from kqs.outcome import Ok, Outcome
 from kqs.queue.consumer import Consumer
 from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.jobs import ORDER

@@ -12,7 +12,7 @@ import pytest
 
 import kqs
 from kqs.config import Config, load_config
-from kqs.job import STATES_BY_WORD
+from kqs.states import STATES_BY_WORD
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -17,7 +17,8 @@ from typing import Any
 from pymongo import UpdateMany, UpdateOne
 
 from kqs.filter import Filter
-from kqs.job import Claim, Entry, Event, State, instant_of, next_state
+from kqs.job import Claim, Entry, instant_of
+from kqs.states import Event, State, next_state
 from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, News, Slice, Verb

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kqs.job import Claim, Entry, Run, State
+from kqs.job import Claim, Entry, Run
 from kqs.log import get_logger
+from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document

@@ -40,7 +40,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, State, instant_of
+from kqs.job import Accepted, Claim, Entry, JobRecord, Run, RunRecord, instant_of
+from kqs.states import State
 from kqs.store.base import LISTED_BYTES, MAX_RUNS
 from kqs.store.checksum import checksum, reranked
 from kqs.store.mongo.client import Document

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from kqs.job import Accepted, Entry, Event, State, next_state
+from kqs.job import Accepted, Entry
+from kqs.states import Event, State, next_state
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.batches import Batches

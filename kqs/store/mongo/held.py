@@ -21,7 +21,8 @@ from typing import Any
 
 import msgspec
 
-from kqs.job import Accepted, After, State, Tally
+from kqs.job import Accepted, After, Tally
+from kqs.states import State
 from kqs.store.mongo.client import Document
 
 UNREADY = "?"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from pymongo import ReplaceOne
 
-from kqs.job import Accepted, State, room_at
+from kqs.job import Accepted, room_at
+from kqs.states import State
 from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.keyed import pair_of

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pymongo import UpdateMany, UpdateOne
 
-from kqs.job import Event, State, next_state
+from kqs.states import Event, State, next_state
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, parked_key
 from kqs.store.mongo.held import OF_A_HOLD, OF_THE_WAIT

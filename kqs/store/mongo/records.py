@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from kqs.job import JobRecord, State
+from kqs.job import JobRecord
+from kqs.states import State
 from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document

@@ -8,7 +8,8 @@ from typing import Any
 
 from pymongo import UpdateMany
 
-from kqs.job import ENDED, Claim, Report, State
+from kqs.job import Claim, Report
+from kqs.states import ENDED, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushed, with_prio

@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 
-from kqs.job import WAITING, Accepted, Claim, Entry, JobRecord, Report
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report
+from kqs.states import WAITING
 from kqs.store.base import CALL_S, MAX_RUNS, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name

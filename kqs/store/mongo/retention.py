@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kqs.job import ENDED, State
+from kqs.states import ENDED, State
 from kqs.store.mongo import uniques
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import GONE_STATE, Place

@@ -10,8 +10,9 @@ from kqs.clock import Clock
 from kqs.config import StoreSection
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, State, Tally
+from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, Tally
 from kqs.log import get_logger
+from kqs.states import State
 from kqs.store.base import (
     Change,
     Following,

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from pymongo import UpdateOne
 
-from kqs.job import WAITING, State
+from kqs.states import WAITING, State
 from kqs.store.mongo.client import DRIVER_ERRORS, Document, write_unless_taken
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.documents import Place, state_of

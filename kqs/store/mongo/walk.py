@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kqs.filter import Filter, Pattern
-from kqs.job import ENDED, WAITING, State
+from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import LISTED_BYTES
 from kqs.store.mongo.client import Document

@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from kqs.job import Accepted, State, Tally
+from kqs.job import Accepted, Tally
+from kqs.states import State
 from kqs.store.sqlite.rows import encode_json, json_list
 from kqs.store.sqlite.session import Session
 

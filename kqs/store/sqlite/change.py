@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from kqs.job import Claim, Event, State, next_state
+from kqs.job import Claim
+from kqs.states import Event, State, next_state
 from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import batches, follow, resources, retention, revive, walk

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kqs.job import NO_PROGRESS, Claim, Entry, Run, State, Tally
+from kqs.job import NO_PROGRESS, Claim, Entry, Run, Tally
+from kqs.states import State
 from kqs.store.base import Granted
 from kqs.store.sqlite import batches, content, progress, resources
 from kqs.store.sqlite.content import Content, Row

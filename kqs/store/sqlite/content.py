@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kqs.job import State
 from kqs.log import get_logger
+from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED
 from kqs.store.checksum import checksum, kind_checksum, of_keys, plain_checksum

@@ -18,8 +18,9 @@ from itertools import count
 
 import msgspec
 
-from kqs.job import ENDED, Accepted, After, Entry, Event, State, next_state
+from kqs.job import Accepted, After, Entry
 from kqs.options import MOST_AFTER
+from kqs.states import ENDED, Event, State, next_state
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
 from kqs.store.parents import DELETED, in_vain, is_bad

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from kqs.job import Accepted, Report, State, room_at
+from kqs.job import Accepted, Report, room_at
+from kqs.states import State
 from kqs.store import keyed
 from kqs.store.base import Known
 from kqs.store.checksum import checksum, kind_checksum, of_keys, plain_checksum

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.filter import Filter
-from kqs.job import ENDED, WAITING, State
+from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER
 from kqs.store.sqlite import groups, records, walk

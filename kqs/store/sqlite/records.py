@@ -8,7 +8,8 @@ from typing import NamedTuple, get_type_hints
 
 import msgspec
 
-from kqs.job import ENDED, MAX_PROGRESS_BYTES, WAITING, JobRecord, RunRecord, State, instant_of
+from kqs.job import MAX_PROGRESS_BYTES, JobRecord, RunRecord, instant_of
+from kqs.states import ENDED, WAITING, State
 from kqs.store.base import DAMAGED, LISTED_BYTES, MAX_ORDER, MOST_ENDS, Looked
 from kqs.store.checksum import checksum, of_keys
 from kqs.store.sqlite import batches, bulk, follow, progress

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kqs.job import ENDED, Claim, Report, State
+from kqs.job import Claim, Report
+from kqs.states import ENDED, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
 from kqs.store.sqlite import batches, follow, groups, progress, resources

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kqs.job import WAITING, Accepted, Claim, Entry, JobRecord, Report
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report
+from kqs.states import WAITING
 from kqs.store.base import CALL_S, Holder
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.locks import Deleted, Locks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kqs.job import ENDED, State
+from kqs.states import ENDED, State
 from kqs.store.parents import DELETED
 from kqs.store.sqlite import batches, bulk, follow, progress, resources, uniques
 from kqs.store.sqlite.rows import decode_orders, json_list

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kqs.job import Entry, Event, State, instant_of, next_state
+from kqs.job import Entry, instant_of
+from kqs.states import Event, State, next_state
 from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from kqs.job import Entry, Event, Rescheduled, State, next_state
+from kqs.job import Entry, Rescheduled
+from kqs.states import Event, State, next_state
 from kqs.store import base
 from kqs.store.checksum import moved
 from kqs.store.keep import own_keep_s

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from kqs.job import WAITING, State
+from kqs.states import WAITING, State
 from kqs.store.sqlite.rows import ManyRows, encode_json
 
 #: a job's type and its State

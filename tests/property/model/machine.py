@@ -20,12 +20,13 @@ from kqs.config import TakingSection
 from kqs.errors import CallError
 from kqs.filter import Filter
 from kqs.inserter import Answer
-from kqs.job import ENDED, WAITING, JobRecord, Returned, Run, State
+from kqs.job import JobRecord, Returned, Run
 from kqs.options import PRIORITIES, Cascade
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.changes import Done
 from kqs.queue.leases import Lease
 from kqs.remote import OpenRun, Order
+from kqs.states import ENDED, WAITING, State
 from kqs.store.base import Verb
 from kqs.wire.inserted import Inserted, Refused
 from tests.support.clock import FakeClock

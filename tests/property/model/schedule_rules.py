@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from kqs.errors import CallError
-from kqs.job import State
 from kqs.schedules.plans import checked_plan
+from kqs.states import State
 from kqs.store.ticks import tick_of
 from tests.property.model.machine import TICK
 from tests.property.model.settings_rules import SettingsMachine

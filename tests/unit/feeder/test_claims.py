@@ -13,10 +13,11 @@ import kqs.feeder.feeder
 import kqs.feeder.held
 import kqs.store.base
 from kqs.errors import JournalFailedError, StoreUnavailableError
-from kqs.job import Report, State
+from kqs.job import Report
 from kqs.journal import Kind, Record, claimed_orders
 from kqs.outcome import Failed, Ok
 from kqs.queue.limiting import Said
+from kqs.states import State
 from tests.support.feeding import Feeding, caught_up
 
 JOB = b'{"type":"mail"}'

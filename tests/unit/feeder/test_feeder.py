@@ -12,8 +12,8 @@ import kqs.feeder.held
 import kqs.feeder.pace
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
-from kqs.job import State
 from kqs.journal import Journal, Kind, Record
+from kqs.states import State
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.job import State
 from kqs.queue.consumer import LONG_BYTES
 from kqs.queue.gate import STUCK_S, TUNE_EVERY
 from kqs.queue.limiting import Said
+from kqs.states import State
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig
 from tests.support.remote import still

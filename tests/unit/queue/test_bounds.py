@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.job import Accepted, State
+from kqs.job import Accepted
 from kqs.options import PlainJob
 from kqs.queue import drops
 from kqs.queue.bounds import Bounds
+from kqs.states import State
 from kqs.store import change
 from kqs.store.base import Waiting
 from tests.support.jobs import ORDER, an_accepted

@@ -8,12 +8,12 @@ import pytest
 import kqs.queue.changes as changing
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import State
 from kqs.options import Cascade
 from kqs.outcome import Again, Failed, Ok
 from kqs.queue.changes import Done
 from kqs.queue.ends import DELETED, End
 from kqs.queue.events import Word
+from kqs.states import State
 from kqs.store import change as bounds
 from kqs.store.base import Verb
 from tests.support.jobs import EVERYTHING, an_accepted

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import JobRecord, Run, State
+from kqs.job import JobRecord, Run
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue
+from kqs.states import State
 from kqs.store.base import DAMAGED, MOST_ENDS, Looked
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted

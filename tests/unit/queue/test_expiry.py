@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from kqs.job import Accepted, JobRecord, State
+from kqs.job import Accepted, JobRecord
 from kqs.outcome import Failed, Ok
 from kqs.queue.admission import may_run
+from kqs.states import State
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig

@@ -10,9 +10,10 @@ import pytest
 
 import kqs.queue.leaving
 from kqs.filter import Filter
-from kqs.job import Claim, Run, State
+from kqs.job import Claim, Run
 from kqs.queue.leases import Lease
 from kqs.queue.leaving import Leaving
+from kqs.states import State
 from kqs.store.base import Verb
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig

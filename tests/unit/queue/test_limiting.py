@@ -10,12 +10,13 @@ import pytest
 from kqs.broker.memory import MemoryBroker
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreCorruptError, StoreUnavailableError
-from kqs.job import Entry, Run, State
+from kqs.job import Entry, Run
 from kqs.outcome import Again
 from kqs.queue import limiting
 from kqs.queue.gate import Limit
 from kqs.queue.leases import Lease
 from kqs.queue.limiting import Said
+from kqs.states import State
 from kqs.store.sayings import Topic
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Hand, Rig

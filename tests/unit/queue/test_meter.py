@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from kqs.job import Accepted, Report, Run, State, instant_of
+from kqs.job import Accepted, Report, Run, instant_of
 from kqs.queue import meter
 from kqs.queue.meter import Meter, Rate, Times
+from kqs.states import State
 from tests.support.clock import FakeClock
 from tests.support.jobs import NOW, ORDER, a_run, an_accepted
 

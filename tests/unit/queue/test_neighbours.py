@@ -9,9 +9,10 @@ import pytest
 
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import JobRecord, State
+from kqs.job import JobRecord
 from kqs.queue import neighbours
 from kqs.queue.events import Batch, Word
+from kqs.states import State
 from kqs.store.base import Change, Changed, News, Spans, Verb
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig

@@ -7,11 +7,12 @@ from msgspec.structs import replace
 
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Report, Run, State, entry_of
+from kqs.job import Report, Run, entry_of
 from kqs.outcome import Again, Failed, Ok
 from kqs.queue.consumer import Consumer
 from kqs.queue.housekeeping import CHILDREN_S
 from kqs.queue.leases import SLOT_S
+from kqs.states import State
 from kqs.store import base
 from tests.support.jobs import NOW, ORDER, an_accepted
 from tests.support.queueing import Rig

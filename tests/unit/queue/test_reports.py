@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from kqs.errors import StoreDoubtError
-from kqs.job import Accepted, Claim, Report, Run, State
+from kqs.job import Accepted, Claim, Report, Run
 from kqs.queue import reports
 from kqs.queue.reports import Reporter
 from kqs.queue.wishes import Wishes
+from kqs.states import State
 from kqs.store import base
 from tests.support.jobs import NOW, a_run, an_accepted
 

@@ -3,10 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from kqs.job import MAX_ERROR_CHARS, State
+from kqs.job import MAX_ERROR_CHARS
 from kqs.options import JobFields, Options, PlainJob
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.rules import Judge, Retention, accept, whole_ms
+from kqs.states import State
 from tests.support.jobs import NOW, ORDER, a_run
 
 KEEP = Retention(success_s=3600, fail_s=-1)

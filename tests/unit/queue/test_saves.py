@@ -12,11 +12,12 @@ from msgspec.structs import replace
 
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import JobContext
-from kqs.job import NO_PROGRESS, Progress, Report, Run, State
+from kqs.job import NO_PROGRESS, Progress, Report, Run
 from kqs.options import Options
 from kqs.queue import saves as module
 from kqs.queue.saves import Saves
 from kqs.queue.wishes import Wishes
+from kqs.states import State
 from tests.support.jobs import NOW, ORDER, a_run
 from tests.support.supervising import StrictSupervisor
 from tests.support.turning import idle, until

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.job import Entry, Run, State
+from kqs.job import Entry, Run
 from kqs.queue import suspensions
+from kqs.states import State
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, still

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from kqs.job import Returned, State
+from kqs.job import Returned
 from kqs.outcome import Again, Failed, Ok
 from kqs.queue.leases import SLOT_S
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module
+from kqs.states import State
 from kqs.store.base import Granted
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig

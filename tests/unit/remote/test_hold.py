@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from kqs.job import Returned, State
+from kqs.job import Returned
 from kqs.outcome import Ok
 from kqs.queue.leases import SLOT_S
+from kqs.states import State
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, assert_balanced, still

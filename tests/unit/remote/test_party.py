@@ -6,10 +6,11 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
-from kqs.job import Accepted, Returned, State
+from kqs.job import Accepted, Returned
 from kqs.outcome import Ok
 from kqs.remote import Desk
 from kqs.remote import desk as desk_module
+from kqs.states import State
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk, assert_balanced, still

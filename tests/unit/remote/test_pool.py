@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from kqs.config import TakingSection
-from kqs.job import Entry, Returned, State
+from kqs.job import Entry, Returned
 from kqs.remote.pool import Pool
+from kqs.states import State
 from kqs.store.base import Granted
 from tests.support.jobs import NOW, an_accepted
 from tests.support.queueing import Rig

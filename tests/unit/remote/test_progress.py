@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kqs.job import NO_PROGRESS, Returned, State
+from kqs.job import NO_PROGRESS, Returned
 from kqs.outcome import Failed, Ok
 from kqs.queue.leases import SLOT_S
 from kqs.remote.runs import OpenRun
+from kqs.states import State
 from tests.support.jobs import an_accepted
 from tests.support.queueing import Rig
 from tests.support.remote import Hired, a_desk

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from kqs.job import Accepted, Claim, Entry, Report, Run, State
+from kqs.job import Accepted, Claim, Entry, Report, Run
 from kqs.outcome import Failed, Ok
 from kqs.queue.ends import record_of
 from kqs.queue.events import Batch, Word
@@ -17,6 +17,7 @@ from kqs.rpc import happenings
 from kqs.rpc.happenings import Interest, Reader
 from kqs.rpc.shown import JobView, shown_job, view_of
 from kqs.rpc.standing import MAX_STANDING
+from kqs.states import State
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, an_accepted

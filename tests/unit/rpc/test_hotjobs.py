@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kqs.errors import JournalFailedError
-from kqs.job import JobRecord, State
+from kqs.job import JobRecord
 from kqs.rpc import context as contexts
 from kqs.rpc import standing
+from kqs.states import State
 from tests.support.conversing import Conversing, codes
 
 HOT = b'{"id":1,"n":"insert","m":{"type":"x","id":"mine","wait":5}}\n'

@@ -6,9 +6,9 @@ import pytest
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.job import State
 from kqs.rpc.parameters import JobsQuery, States, SubjectQuery
 from kqs.rpc.parsing import parse
+from kqs.states import State
 from kqs.wire.call import Call
 
 

@@ -13,12 +13,13 @@ import pytest
 
 from kqs.backend import ServerBackend
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.job import Report, Returned, State
+from kqs.job import Report, Returned
 from kqs.outcome import Ok
 from kqs.queue import saves
 from kqs.rpc import working
 from kqs.rpc.reports import Finish, outcome_of
 from kqs.rpc.standing import MAX_STANDING
+from kqs.states import State
 from kqs.store import base
 from kqs.views.parts import Parts
 from kqs.wire.call import Call

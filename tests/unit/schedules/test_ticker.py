@@ -13,12 +13,12 @@ from kqs.config import StoreSection
 from kqs.errors import CallError, JournalFailedError, NoSpaceError, StoreUnavailableError
 from kqs.ids import Ids
 from kqs.inserter import Inserter
-from kqs.job import State
 from kqs.options import Cascade, CatchUp
 from kqs.queue.rules import accept
 from kqs.schedules import schedules as module
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.ticker import BEHIND_S, RETRY_S, TAKE_OVER_S
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from kqs.store.ticks import Plan, Schedule, tick_of
 from kqs.wire.replayed import replay_jobs

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from kqs.job import State
+from kqs.states import State
 from kqs.views import counted as module
 from kqs.views.counted import Counted
 

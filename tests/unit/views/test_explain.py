@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kqs.job import JobRecord, RunRecord, State
+from kqs.job import JobRecord, RunRecord
 from kqs.queue.limits import Reached
+from kqs.states import State
 from kqs.store.base import DAMAGED, Holder
 from kqs.views.explain import Seen, Turn, explained, is_ready, journaled
 

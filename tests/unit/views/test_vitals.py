@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import State
 from kqs.outcome import Failed
+from kqs.states import State
 from kqs.views import views as views_module
 from kqs.views.parts import Parts
 from kqs.views.views import Views

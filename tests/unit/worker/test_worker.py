@@ -22,9 +22,10 @@ from kqs.config import WorkerSection
 from kqs.errors import StartupError
 from kqs.executor import Executor
 from kqs.handlers import Command, JobContext, Registry
-from kqs.job import Run, State
+from kqs.job import Run
 from kqs.queue.gate import TUNE_EVERY
 from kqs.queue.leases import Lease
+from kqs.states import State
 from kqs.worker import Worker
 from kqs.worker.source import Source
 from tests.support.jobs import an_accepted

@@ -10,7 +10,8 @@ from unittest.mock import patch
 import pytest
 
 from kqs.filter import Filter, Pattern
-from kqs.job import Accepted, Entry, State
+from kqs.job import Accepted, Entry
+from kqs.states import State
 from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
 from kqs.store.sqlite import change, claim, insert, pages, records, walk

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, Claim, Report, State
+from kqs.job import Accepted, Claim, Report
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.support.clock import FakeClock

@@ -8,7 +8,8 @@ from unittest.mock import patch
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import ENDED, WAITING, Accepted, Claim, Entry, Report, State
+from kqs.job import Accepted, Claim, Entry, Report
+from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import Change, Verb
 from kqs.store.sqlite import change, claim, insert, pages, records, report

@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from kqs.filter import Filter
-from kqs.job import WAITING
+from kqs.states import WAITING
 from kqs.store.sqlite import (
     batches,
     bulk,

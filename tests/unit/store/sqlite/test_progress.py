@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kqs.job import NO_PROGRESS, Accepted, Entry, Progress, Report, Run, State
+from kqs.job import NO_PROGRESS, Accepted, Entry, Progress, Report, Run
+from kqs.states import State
 from kqs.store.sqlite import claim, insert, progress, records, report, retention
 from kqs.store.sqlite.session import Session
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kqs.job import Accepted, State
+from kqs.job import Accepted
+from kqs.states import State
 from kqs.store.sqlite import insert, records
 from kqs.store.sqlite.session import Session
 

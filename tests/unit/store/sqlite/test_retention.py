@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kqs.job import Accepted, Claim, Report, State
+from kqs.job import Accepted, Claim, Report
+from kqs.states import State
 from kqs.store.sqlite import insert, report, retention
 from kqs.store.sqlite.session import Session
 

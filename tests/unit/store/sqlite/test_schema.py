@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, State
+from kqs.job import Accepted
+from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.jobs import NOW, an_accepted

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kqs.config import StoreSection
-from kqs.job import Accepted, Claim, Report, State
+from kqs.job import Accepted, Claim, Report
+from kqs.states import State
 from kqs.store.sqlite import connection, insert, report, retention, schema
 from kqs.store.sqlite import session as sessions
 from kqs.store.sqlite.session import Session

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kqs.job import Accepted, Claim, Entry, Report, State
+from kqs.job import Accepted, Claim, Entry, Report
+from kqs.states import State
 from kqs.store.sqlite import claim, insert, records, report, retention, schedule
 from kqs.store.sqlite.session import Session
 from tests.support.sqlite_sessions import NOW

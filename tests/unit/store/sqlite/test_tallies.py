@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from kqs.job import State
+from kqs.states import State
 from kqs.store.sqlite import schema
 from kqs.store.sqlite.tallies import Tallies
 
