@@ -6,28 +6,25 @@ Here they are told to admission, which heeds them (limits.py). Other servers of 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreCorruptError
 from kqs.queue.admission import Admission
-from kqs.queue.gate import Gate, Limit
+from kqs.queue.basis import Basis
+from kqs.queue.gate import Limit
 from kqs.queue.limits import Reached
+from kqs.queue.rates import RateTimer
+from kqs.queue.runs import Runs
 from kqs.queue.sharer import Sharer
-from kqs.store.base import Store
 from kqs.store.sayings import Topic
-from kqs.supervisor import Supervisor
 
 #: all of them are read at each look
 MAX_SAID = 1000
-#: the least that a timer waits, in s: an event loop counts ms
-LEAST_WAIT_S = 0.001
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,57 +52,29 @@ _decode = msgspec.json.Decoder(Said).decode
 class Limiting:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(
-        self,
-        store: Store,
-        admission: Admission,
-        wake: Callable[[Collection[str]], None],
-        running: Callable[[str], Iterable[tuple[int, int]]],
-        clock: Clock,
-        supervisor: Supervisor,
-        taking: Mapping[str, TakingSection],
-        on_limited: Callable[[bool], None],
-    ) -> None:
-        """Args: wake: has everybody look again who waits for jobs of some types. running: as for `Limits.set`. on_limited:
-        called with whether any type has limits."""
-        self._store = store
+    def __init__(self, basis: Basis, admission: Admission, runs: Runs, taking: Mapping[str, TakingSection]) -> None:
+        """Args: taking: what the configuration says, by type."""
+        self._store = store = basis.store
         self._admission = admission
-        self._limits = admission.limits
-        self._running = running
-        self._clock = clock
-        self._supervisor = supervisor
+        self._limits = limits = admission.limits
+        self._runs = runs
+        self._clock = basis.clock
         self._ground = {type_: limit for type_, section in taking.items() if (limit := _limit_of(section))}
         self._said: dict[str, Said] | None = None  # before the first look
         self._turn = asyncio.Lock()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0.0
-        self._limits.on_open = wake
-        self._limits.on_closed = self._closed
-        self._sharer: Sharer | None = None
-        if store.sharing is not None:
-            self._sharer = Sharer(store.sharing, admission)
-            self._limits.on_missed = self._sharer.missed
-        self._on_limited = on_limited
+        #: opens what is closed for want of a token, unless the store's servers share them
+        self.rates = RateTimer(limits, basis.clock, basis.supervisor)
+        self._sharer = None if store.sharing is None else Sharer(store.sharing, admission)
+        limits.on_open = basis.broker.wake
+        if self._sharer is None:
+            limits.on_closed = self.rates.closed
+        else:
+            limits.on_closed = self._sharer.closed
+            limits.on_missed = self._sharer.missed
 
     def services(self) -> dict[str, Coroutine[Any, Any, None]]:
         """Return the bodies of the tasks that it needs, by name; they run for ever."""
         return {} if self._sharer is None else {"queue-limits": self._sharer.run()}
-
-    @property
-    def next_at(self) -> float:
-        """Return when the next token opens a type, monotonic; math.inf: none is waited for."""
-        return math.inf if self._timer is None else self._rings_at
-
-    def look_again(self) -> None:
-        """Look at the clock, which was set."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._ring()
-
-    def stop(self) -> None:
-        """Open nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
 
     async def say(self, type_: str, named: Said) -> bool:
         """Have limits of a type that stand above the configuration's, and above what was said before where it is named.
@@ -154,8 +123,8 @@ class Limiting:
         self._said = said
         limits = {type_: self.of(type_) for type_ in self._ground.keys() | said.keys()}
         limits = {type_: limit for type_, limit in limits.items() if limit}
-        self._admission.limit(limits, self._running, is_shared=self._sharer is not None)
-        self._on_limited(bool(self._limits.gates))
+        self._admission.limit(limits, self._runs.running, is_shared=self._sharer is not None)
+        self._runs.limited(bool(self._limits.gates))
 
     @property
     def types(self) -> Collection[str]:
@@ -186,27 +155,6 @@ class Limiting:
         if type_ in self._known:
             shown["by_call"] = True
         return shown
-
-    def _closed(self, type_: str, gate: Gate) -> None:
-        if self._sharer is not None:
-            self._sharer.closed(type_, gate)
-        elif gate.is_dry and gate.bucket is not None:
-            self._ring_at(gate.bucket.opens_at)
-
-    def _ring_at(self, at: float) -> None:
-        if self._timer is not None:
-            if self._rings_at <= at:
-                return
-            self._timer.cancel()
-        self._rings_at = at
-        wait_s = max(LEAST_WAIT_S, at - self._clock.monotonic())
-        self._timer = self._supervisor.call_later(wait_s, "queue", self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        next_at = self._limits.open_due()
-        if next_at is not None:
-            self._ring_at(next_at)
 
 
 def _limit_of(section: TakingSection) -> Limit:

@@ -130,9 +130,7 @@ class Queue:
         self.changes = Changes(basis, self._timetable, self.runs.call_off)
         self._drops = Drops(self.bounds, store, self.changes)
         #: the limits of types
-        self.limiting = Limiting(
-            store, self.admission, broker.wake, self.runs.running, clock, supervisor, taking, self.runs.limited
-        )
+        self.limiting = Limiting(basis, self.admission, self.runs, taking)
         #: what owners have said of options
         self.configuring = Configuring(store, cascade)
         self.suspensions = Suspensions(store, self.admission, broker.wake, clock)
@@ -200,7 +198,7 @@ class Queue:
         self._tasks.clear()
         await self.neighbours.stop()
         await self.events.stop()
-        self.limiting.stop()
+        self.limiting.rates.stop()
         await self._broker.close()
 
     def run_claimed(self, reservation: Reservation) -> None:
@@ -331,13 +329,13 @@ class Queue:
         What is over by its retention is none of it.
         """
         ahead = self.clock.now() - self.clock.monotonic()
-        return min(self._timetable.next_at, self.runs.next_deadline + ahead, self.limiting.next_at + ahead)
+        return min(self._timetable.next_at, self.runs.next_deadline + ahead, self.limiting.rates.next_at + ahead)
 
     async def look_again(self) -> None:
         """Look at the clock, which was set. Raises: StoreUnavailableError."""
         self.runs.look_again()
         self._timetable.look_again()
-        self.limiting.look_again()
+        self.limiting.rates.look_again()
         await self.house.sweep()
 
     def problems(self) -> list[str]:

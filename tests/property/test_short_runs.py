@@ -186,9 +186,7 @@ class Boot:
             ):
                 timer.cancel()
                 anteroom._check()
-            if (timer := (limiting := self.whole.rig.queue.limiting)._timer) is not None:
-                timer.cancel()
-                limiting._ring()
+            self.whole.rig.queue.limiting.rates.look_again()
             await asyncio.sleep(0)
 
     async def until(self, is_so: Callable[[], Any]) -> None:

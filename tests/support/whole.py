@@ -157,9 +157,7 @@ class Whole:
         self.rig.queue.runs.look_again()
         for alarm in self._alarms:
             alarm._changed.set()
-        if (timer := (limiting := self.rig.queue.limiting)._timer) is not None:
-            timer.cancel()
-            limiting._ring()
+        self.rig.queue.limiting.rates.look_again()
         self.schedules.ticker.wake()
         await asyncio.sleep(0)
 

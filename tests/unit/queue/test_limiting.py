@@ -219,33 +219,6 @@ async def test_nobody_polls_for_a_type_whose_limit_is_reached(rig: Rig, monkeypa
     assert (await hand.take()).claim.order == ORDER + 1
 
 
-async def test_tokens_open_a_type_by_a_timer(rig: Rig) -> None:
-    hand = rig.hand(10)
-    await say(rig, rate=2)
-    await rig.accept(*(an_accepted(n) for n in range(5)))
-    await still(rig)
-    assert hand.runs.empty()
-    reached = rig.queue.limiting.reached("mail")
-    assert reached is not None
-    assert reached.next_at == rig.clock.now() + 0.5
-    rig.clock.advance(0.5)
-    rig.queue.limiting._ring()
-    assert (await hand.take()).claim.order == ORDER
-    await still(rig)
-    assert hand.runs.empty()
-    rig.clock.advance(30)
-    rig.queue.limiting._ring()
-    await still(rig)
-    assert numbers(hand) == [1, 2]
-
-
-async def test_the_timer_rings_for_whatever_opens_first(rig: Rig) -> None:
-    await say(rig, rate=1, per_s=60)
-    await say(rig, "video", rate=1, per_s=6)
-    await say(rig, "post", rate=1, per_s=6000)
-    assert rig.queue.limiting._rings_at == rig.clock.monotonic() + 6
-
-
 @pytest.mark.parametrize("held", [False, True])
 async def test_held_runs_count_after_a_restart(rig: Rig, held: bool) -> None:
     await say(rig, max_running=1)
