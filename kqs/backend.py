@@ -14,6 +14,7 @@ from kqs.filter import Filter
 from kqs.job import JobRecord, Returned
 from kqs.log import get_logger
 from kqs.outcome import Outcome
+from kqs.parts import Parts
 from kqs.queue.changes import Done
 from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said
@@ -22,13 +23,11 @@ from kqs.remote.tokens import Named
 from kqs.rpc.parameters import JobsQuery, TypesQuery
 from kqs.rpc.shown import shown_batch, shown_job
 from kqs.schedules.roster import Entry
-from kqs.schedules.schedules import Schedules
 from kqs.schedules.shown import shown
 from kqs.states import WAITING, waiting_count
 from kqs.store.base import Verb
 from kqs.store.ticks import Plan, tick_of
 from kqs.underway import UnderWay
-from kqs.views.parts import Parts
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from kqs.wire.jobs import Given
@@ -55,7 +54,7 @@ class ServerBackend:
         self.desk = parts.desk
         self._feeder = parts.feeder
         self._queue = queue = parts.queue
-        self._ticking = parts.schedules
+        self._schedules = parts.schedules
         self._clock = parts.clock
         self.events = queue.events
         self.wait = queue.events.ends.wait
@@ -99,11 +98,6 @@ class ServerBackend:
         """Let jobs of a type begin again. Raises: CallError."""
         changed = await _told(self._queue.suspensions.resume(type_))
         return {"type": type_, "suspended": False, "changed": changed}
-
-    @property
-    def _schedules(self) -> Schedules:
-        assert self._ticking is not None, "a server has them"
-        return self._ticking
 
     async def put_schedule(self, name: str, plan: Plan) -> dict[str, Any]:
         """Keep a checked schedule; return it as `schedules` shows it. Raises: CallError."""

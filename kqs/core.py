@@ -42,6 +42,7 @@ from kqs.ids import Ids
 from kqs.inserter import Inserter
 from kqs.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.options import Cascade
+from kqs.parts import Parts
 from kqs.process import forks
 from kqs.queue.queue import Queue, QueueSettings
 from kqs.queue.rules import Retention
@@ -53,7 +54,6 @@ from kqs.startup import Startup
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
-from kqs.views.parts import Parts
 from kqs.wire.runs import MAX_TYPES
 from kqs.worker import Worker
 
@@ -167,26 +167,23 @@ class Core:
         desk = self._desk = Desk(queue, config.worker.grace_s, supervisor)
         self.inserter = Inserter(journal, ids, self._clock.now, queue.asked, queue.bounds, queue.subscriptions.of)
         schedules = self._schedules = Schedules(plans, store, self.inserter, self._clock, supervisor, feeder.catch_up)
-        self._startup = Startup(
-            store,
-            recovery,
-            ids,
-            queue,
-            worker,
-            feeder,
-            desk,
-            supervisor,
-            may_wait=store.is_shared,
-            skip_to=journal.skip_to,
+        parts = Parts(
+            journal=journal,
+            feeder=feeder,
+            queue=queue,
+            worker=worker,
+            desk=desk,
+            children=children,
             schedules=schedules,
+            inserter=self.inserter,
+            clock=self._clock,
+            only_accepts=config.worker.concurrency == 0,
         )
+        self._startup = Startup(store, recovery, parts, supervisor)
         stack.push_async_callback(supervisor.end_part, "queue", queue.stop)
         stack.push_async_callback(supervisor.end_part, "feeder", feeder.stop)
         stack.push_async_callback(self.rest)
-        only_accepts = config.worker.concurrency == 0
-        self.backend = ServerBackend(
-            Parts(journal, feeder, queue, worker, desk, self.inserter, self._clock, only_accepts, children, schedules)
-        )
+        self.backend = ServerBackend(parts)
         self.inserter.check_order = self.backend.check_order
         await self._startup.start()
 

@@ -6,7 +6,6 @@ Until then the journal takes the inserts, and nothing else goes on: no epoch is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from kqs.errors import (
     ExitCode,
@@ -17,19 +16,14 @@ from kqs.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from kqs.feeder import Feeder
-from kqs.ids import Ids
 from kqs.journal import Recovery
 from kqs.log import get_logger
+from kqs.parts import Parts
 from kqs.pauses import Pauses
-from kqs.queue.queue import Queue
-from kqs.remote import Desk
-from kqs.schedules.schedules import Schedules
 from kqs.service import Service
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
-from kqs.worker import Worker
 
 log = get_logger("kqs")
 
@@ -44,33 +38,12 @@ class Startup(Service):
     Whoever owns those stops them, after this, whether they were started or not.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        recovery: Recovery,
-        ids: Ids,
-        queue: Queue,
-        worker: Worker,
-        feeder: Feeder,
-        desk: Desk,
-        supervisor: Supervisor,
-        *,
-        may_wait: bool,
-        skip_to: Callable[[int], bool] = lambda _seq: False,
-        schedules: Schedules | None = None,
-    ) -> None:
-        """Args: may_wait: a store that is away is waited for in the background, after `start`. skip_to: the journal's."""
+    def __init__(self, store: Store, recovery: Recovery, parts: Parts, supervisor: Supervisor) -> None:
+        """Args: store: one that others share may be away, and is waited for in the background, after `start`."""
         self._store = store
         self._recovery = recovery
-        self._ids = ids
-        self._queue = queue
-        self._worker = worker
-        self._feeder = feeder
-        self._desk = desk
-        self._schedules = schedules
+        self._parts = parts
         self._supervisor = supervisor
-        self._may_wait = may_wait
-        self._journal_skip_to = skip_to
         self._info: StoreInfo | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -82,9 +55,9 @@ class Startup(Service):
         try:
             await self._join()
         except StoreUnavailableError as error:
-            if not self._may_wait:
+            if not self._store.is_shared:
                 raise StartupError(str(error), ExitCode.IO_FAILED) from error
-            self._feeder.wait_for_store(self._recovery.checkpoint_seq)
+            self._parts.feeder.wait_for_store(self._recovery.checkpoint_seq)
             self._task = self._supervisor.spawn(self._wait(error), "startup", when_done)
 
     async def stop(self) -> None:
@@ -96,7 +69,7 @@ class Startup(Service):
         pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
         trouble = Trouble(log, "the store is not there yet, new jobs wait in the journal; trying again", "the store is there")
         while True:
-            self._feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
+            self._parts.feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"
             trouble.met(error=str(error))
             await asyncio.sleep(pauses.next_s())
             try:
@@ -111,7 +84,7 @@ class Startup(Service):
         try:
             if self._info is None:
                 self._info = await self._open()
-            await self._queue.start(self._info)
+            await self._parts.queue.start(self._info)
         except StoreUnavailableError:
             raise
         except StoreDoubtError as error:
@@ -120,11 +93,11 @@ class Startup(Service):
             raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
         except StoreError as error:
             raise StartupError(str(error), ExitCode.IO_FAILED) from error
-        await self._worker.start()
-        self._desk.start(self._info.store_id)
-        await self._feeder.start(self._info)
-        if self._schedules is not None:
-            await self._schedules.start()
+        parts = self._parts
+        await parts.worker.start()
+        parts.desk.start(self._info.store_id)
+        await parts.feeder.start(self._info)
+        await parts.schedules.start()
 
     async def _open(self) -> StoreInfo:
         """Open the store and make sure that it belongs to what the journal says. Raises: StoreError, StartupError."""
@@ -138,16 +111,17 @@ class Startup(Service):
             )
         if info.fed_seq > recovery.next_seq:
             self._skip_to(info.fed_seq)
-        self._ids.last_order = max(self._ids.last_order, info.last_order)
+        ids = self._parts.inserter.ids
+        ids.last_order = max(ids.last_order, info.last_order)
         return info
 
     def _skip_to(self, fed_seq: int) -> None:
         """Go on behind what the store has of a journal that lost its end. Raises: StartupError: it may be an older journal."""
         recovery = self._recovery
         # while a store is away, records may have got numbers that it knows already: only damage that was seen is a reason then
-        has_lost = recovery.is_cut or not (self._may_wait or recovery.is_as_stopped)
+        has_lost = recovery.is_cut or not (self._store.is_shared or recovery.is_as_stopped)
         try:
-            is_done = has_lost and self._journal_skip_to(fed_seq)
+            is_done = has_lost and self._parts.journal.skip_to(fed_seq)
         except JournalError as error:
             raise StartupError(str(error), ExitCode.IO_FAILED) from error
         if not is_done:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.job import JobRecord
+from kqs.parts import Parts
 from kqs.queue.meter import Meter
 from kqs.remote import Party
 from kqs.rpc.parameters import TypesQuery
@@ -22,7 +23,6 @@ from kqs.store.base import Holder
 from kqs.views import explain
 from kqs.views.counted import Counted
 from kqs.views.explain import Turn
-from kqs.views.parts import Parts
 from kqs.views.shared import Shared
 
 #: `types` looks at so many priorities of a type for its oldest job
@@ -69,8 +69,7 @@ class Views:
 
     def is_handled(self, type_: str) -> bool:
         """Tell whether somebody takes jobs of this type here, or does as soon as it has been started."""
-        is_childs = self._children is not None and type_ in self._children.types
-        return is_childs or self._queue.admission.is_handled(type_)
+        return type_ in self._children.types or self._queue.admission.is_handled(type_)
 
     async def counted(self) -> Counted:
         """Return what the store holds, now or later. Raises: as `soon`."""
@@ -154,7 +153,7 @@ class Views:
         queue = self._queue
         taken = [consumer.types for consumer in queue.admission.consumers]
         known = {*queue.admission.suspended, *queue.limiting.types, *queue.meter.types, *self._inserter.subscribers}
-        return known.union(*taken) if self._children is None else known.union(*taken, self._children.types)
+        return known.union(*taken, self._children.types)
 
     def _takers(self, names: set[str]) -> dict[str, list[str]]:
         """Return by type the names of those who take it here."""

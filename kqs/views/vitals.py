@@ -11,10 +11,10 @@ from typing import Any
 
 from kqs.errors import StoreUnavailableError
 from kqs.log import get_logger
+from kqs.parts import Parts
 from kqs.states import State, waiting_count
 from kqs.trouble import Trouble
 from kqs.views.counted import Counted
-from kqs.views.parts import Parts
 from kqs.views.views import Views, soon
 from kqs.words import counted
 
@@ -55,8 +55,7 @@ class Vitals:
         stats["running"] = queue.runs.count
         stats["running_remote"] = desk.runs_count
         stats["lanes_busy"] = worker.busy_count
-        if parts.children is not None:
-            stats |= parts.children.stats()
+        stats |= parts.children.stats()
         stats["runs_done"] = worker.done_count + desk.done_count
         stats["runs_failed"] = worker.failed_count + desk.failed_count
         stats["runs_stale"] = queue.runs.stale_count
@@ -64,8 +63,7 @@ class Vitals:
         stats["refused_waiting"] = sum(queue.bounds.refused.values())
         stats["dropped_waiting"] = sum(queue.bounds.dropped.values())
         stats["journal_unfed_records"] = parts.feeder.lag_records
-        if parts.schedules is not None:
-            stats |= parts.schedules.stats()
+        stats |= parts.schedules.stats()
         stats.update({f"journal_{name}": value for name, value in parts.journal.stats().items()})
         return stats
 
@@ -76,7 +74,7 @@ class Vitals:
         """
         parts = self._parts
         having = (parts.journal, parts.feeder, parts.queue, parts.worker, parts.schedules, parts.children)
-        problems = [problem for part in having if part is not None for problem in part.problems()]
+        problems = [problem for part in having for problem in part.problems()]
         there = Counted({})
         try:
             await soon(parts.queue.reads.check())
@@ -91,8 +89,7 @@ class Vitals:
         if failed := there.totals[State.FAIL]:
             notes.append(f"{counted(failed, 'job')} failed for good and {'is' if failed == 1 else 'are'} kept")
         notes += parts.journal.notes()
-        if parts.children is not None:
-            notes += parts.children.notes()
+        notes += parts.children.notes()
         if draining:
             problems.append("the server is stopping: inserts are refused")
         is_failing = draining or not parts.journal.accepting

@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kqs.backend import ServerBackend
 from kqs.outcome import Ok, Outcome
 from kqs.remote import Desk, OpenRun
 from kqs.remote.tokens import Named
 from kqs.states import State
-from kqs.views.parts import Parts
 from tests.support.feeding import caught_up
 from tests.support.life import Life
+from tests.support.parts import parts_of
 
 JOB, GIVEN = b'{"type":"mail","ghost_delay":0}', b'{"type":"mail","id":"mine","ghost_delay":0}'
 ROOM = 3
@@ -118,19 +118,8 @@ async def run_to_the_end(life: Life, desk: Desk) -> None:
     raise AssertionError(f"not all ends: {counts}")
 
 
-class Fed:
-    """A feeder that has nothing to do."""
-
-    lag_records = 0
-
-    async def catch_up(self, *, unflushed: bool = False) -> None:
-        """All is fed."""
-
-
 def backend_of(life: Life, desk: Desk) -> ServerBackend:
-    fed: Any = Fed()
-    nobody: Any = None  # what is asked here asks none of them
-    return ServerBackend(Parts(nobody, fed, life.rig.queue, nobody, desk, nobody, life.clock))
+    return ServerBackend(parts_of(life.rig.queue, desk=desk))
 
 
 def named(desk: Desk, token: str) -> Named:

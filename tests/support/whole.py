@@ -23,10 +23,10 @@ from kqs.queue.leases import Lease
 from kqs.remote import Desk
 from kqs.schedules.schedules import Schedules
 from kqs.store.mongo import MongoStore
-from kqs.views.parts import Parts
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
+from tests.support.parts import parts_of
 from tests.support.queueing import Rig
 
 CHANGING = ["insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire"]
@@ -107,8 +107,9 @@ class Whole:
         supervisor, catch_up = self.rig.supervisor, self.feeder.catch_up
         self.schedules = Schedules({}, self.rig.store, self.inserter, self.clock, supervisor, catch_up)
         await self.schedules.start()
-        nobody: Any = None  # what is asked here asks no worker
-        parts = Parts(journal, self.feeder, queue, nobody, self.desk, self.inserter, self.clock, schedules=self.schedules)
+        parts = parts_of(
+            queue, journal=journal, feeder=self.feeder, desk=self.desk, inserter=self.inserter, schedules=self.schedules
+        )
         self.backend = ServerBackend(parts)
         self.lanes: list[Lane] = []
 

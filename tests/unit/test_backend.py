@@ -8,11 +8,10 @@ import pytest
 
 from kqs.backend import ServerBackend
 from kqs.errors import CallError, StoreUnavailableError
-from kqs.ids import Ids
 from kqs.queue.housekeeping import CHILDREN_S
 from kqs.rpc.parameters import JobsQuery
-from kqs.views.parts import Parts
 from tests.support.jobs import an_accepted
+from tests.support.parts import parts_of
 from tests.support.queueing import Rig
 
 
@@ -27,10 +26,7 @@ class Lag:
 
 
 def a_backend(rig: Rig, feeder: Lag) -> ServerBackend:
-    nothing = SimpleNamespace()
-    parts: tuple[Any, Any, Any, Any, Any] = (nothing, feeder, rig.queue, nothing, nothing)
-    inserter: Any = SimpleNamespace(ids=Ids("0000beef"))
-    return ServerBackend(Parts(*parts, inserter, rig.clock))
+    return ServerBackend(parts_of(rig.queue, feeder=feeder))
 
 
 def naming(*asked: str, askers: Sequence[str] = ()) -> Any:

@@ -19,19 +19,21 @@ from kqs.errors import (
 from kqs.ids import Ids
 from kqs.startup import Startup
 from kqs.store.base import StoreInfo
+from tests.support.clock import FakeClock
+from tests.support.parts import parts_of
 from tests.support.supervising import StrictSupervisor
 
 AWAY = StoreUnavailableError("MongoDB is away")
 
 
-class Parts:
-    """Whatever a startup starts: `started` says what, in order; the store meets `troubles` first, one a try."""
+class Start:
+    """One that says in `started` what was started, in order; its store meets `troubles` first, one a try."""
 
     def __init__(
         self,
         *troubles: StoreError,
         fed_seq: int = 7,
-        may_wait: bool = True,
+        is_shared: bool = True,
         is_cut: bool = False,
         is_as_stopped: bool = True,
         skips: bool | JournalError = True,
@@ -51,19 +53,21 @@ class Parts:
             is_cut=is_cut,
             is_as_stopped=is_as_stopped,
         )
-        parts: tuple[Any, Any, Any, Any, Any, Any, Any] = (
-            SimpleNamespace(open=self._open),
-            recovery,
-            self.ids,
-            SimpleNamespace(start=self._start_queue),
-            SimpleNamespace(start=self._start_worker),
-            self.feeder,
-            SimpleNamespace(start=lambda _store_id: None),
+        queue: Any = SimpleNamespace(start=self._start_queue, clock=FakeClock())
+        store: Any = SimpleNamespace(open=self._open, is_shared=is_shared)
+        parts = parts_of(
+            queue,
+            journal=SimpleNamespace(skip_to=self._skip_to),
+            feeder=self.feeder,
+            worker=SimpleNamespace(start=self._start_worker),
+            desk=SimpleNamespace(start=lambda _store_id: None),
+            schedules=SimpleNamespace(start=self._start_schedules),
+            inserter=SimpleNamespace(ids=self.ids),
         )
         self.skipped_to = 0
         self._skips = skips
         self.supervisor = StrictSupervisor()
-        self.startup = Startup(*parts, self.supervisor, may_wait=may_wait, skip_to=self._skip_to)
+        self.startup = Startup(store, recovery, parts, self.supervisor)
 
     def _skip_to(self, seq: int) -> bool:
         self.skipped_to = seq
@@ -89,6 +93,9 @@ class Parts:
     async def _start_feeder(self, info: StoreInfo) -> None:
         assert info is self._info
         self.started.append("feeder")
+
+    async def _start_schedules(self) -> None:
+        self.started.append("schedules")
         self.all_started.set()
 
     def _wait_for_store(self, fed_seq: int) -> None:
@@ -101,34 +108,34 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_store_that_is_there_starts_all_in_order() -> None:
-    parts = Parts()
-    await parts.startup.start()
-    assert parts.started == ["store", "queue", "worker", "feeder"]
-    assert parts.ids.last_order == 9
+    start = Start()
+    await start.startup.start()
+    assert start.started == ["store", "queue", "worker", "feeder", "schedules"]
+    assert start.ids.last_order == 9
 
 
 async def test_a_store_that_is_away_is_waited_for_and_said_to_be() -> None:
-    parts = Parts(AWAY, AWAY)
-    await parts.startup.start()
-    assert (parts.started, parts.feeder.fed_seq) == (["store"], 4)
+    start = Start(AWAY, AWAY)
+    await start.startup.start()
+    assert (start.started, start.feeder.fed_seq) == (["store"], 4)
     async with asyncio.timeout(10):
-        await parts.all_started.wait()
-    assert parts.feeder.trouble == "the store is not there yet, new jobs wait in the journal: MongoDB is away"
-    assert parts.started == ["store"] * 3 + ["queue", "worker", "feeder"]
+        await start.all_started.wait()
+    assert start.feeder.trouble == "the store is not there yet, new jobs wait in the journal: MongoDB is away"
+    assert start.started == ["store"] * 3 + ["queue", "worker", "feeder", "schedules"]
 
 
 async def test_a_store_that_goes_while_the_queue_starts_is_not_opened_again() -> None:
-    parts = Parts()
-    parts.queue_troubles = [AWAY]
-    await parts.startup.start()
+    start = Start()
+    start.queue_troubles = [AWAY]
+    await start.startup.start()
     async with asyncio.timeout(10):
-        await parts.all_started.wait()
-    assert parts.started == ["store", "queue", "queue", "worker", "feeder"]
+        await start.all_started.wait()
+    assert start.started == ["store", "queue", "queue", "worker", "feeder", "schedules"]
 
 
 async def test_a_store_of_this_machine_is_not_waited_for() -> None:
     with pytest.raises(StartupError, match="away") as caught:
-        await Parts(AWAY, may_wait=False).startup.start()
+        await Start(AWAY, is_shared=False).startup.start()
     assert caught.value.exit_code is ExitCode.IO_FAILED
 
 
@@ -142,44 +149,44 @@ async def test_a_store_of_this_machine_is_not_waited_for() -> None:
 )
 @pytest.mark.parametrize("has_waited", [False, True])
 async def test_a_store_that_refuses_ends_the_server(trouble: StoreError, code: ExitCode, has_waited: bool) -> None:
-    parts = Parts(*([AWAY] if has_waited else []), trouble)
-    error = await end_of(parts, has_waited=has_waited)
+    start = Start(*([AWAY] if has_waited else []), trouble)
+    error = await end_of(start, has_waited=has_waited)
     assert (str(error), error.exit_code) == (str(trouble), code)
 
 
 @pytest.mark.parametrize(("fed_seq", "said"), [(3, "cut up to 4"), (11, "ends at record 10")])
 @pytest.mark.parametrize("has_waited", [False, True])
 async def test_a_store_of_another_age_than_its_journal_ends_the_server(fed_seq: int, said: str, has_waited: bool) -> None:
-    error = await end_of(Parts(*([AWAY] if has_waited else []), fed_seq=fed_seq), has_waited=has_waited)
+    error = await end_of(Start(*([AWAY] if has_waited else []), fed_seq=fed_seq), has_waited=has_waited)
     assert said in str(error)
     assert error.exit_code is ExitCode.DATA_DAMAGED
 
 
-async def end_of(parts: Parts, *, has_waited: bool) -> StartupError:
+async def end_of(start: Start, *, has_waited: bool) -> StartupError:
     """Return what the start raises, at once or in the background; nothing but the store was started."""
     if has_waited:
-        await parts.startup.start()
-        name, error = await parts.supervisor.told()
+        await start.startup.start()
+        name, error = await start.supervisor.told()
         assert name == "startup"
     else:
         with pytest.raises(StartupError) as caught:
-            await parts.startup.start()
+            await start.startup.start()
         error = caught.value
-    assert set(parts.started) == {"store"}
+    assert set(start.started) == {"store"}
     assert isinstance(error, StartupError)
     return error
 
 
 async def test_a_stop_ends_the_wait() -> None:
-    parts = Parts(*[AWAY] * 1000)
-    await parts.startup.start()
-    await parts.startup.stop()
-    await parts.startup.stop()
-    assert parts.supervisor.names == []
+    start = Start(*[AWAY] * 1000)
+    await start.startup.start()
+    await start.startup.stop()
+    await start.startup.stop()
+    assert start.supervisor.names == []
 
 
 @pytest.mark.parametrize(
-    ("may_wait", "is_cut", "is_as_stopped", "goes_on"),
+    ("is_shared", "is_cut", "is_as_stopped", "goes_on"),
     [
         (False, True, False, True),
         (False, False, False, True),
@@ -189,20 +196,20 @@ async def test_a_stop_ends_the_wait() -> None:
     ],
 )
 async def test_a_journal_that_lost_its_end_goes_on_behind_what_the_store_has(
-    may_wait: bool, is_cut: bool, is_as_stopped: bool, goes_on: bool
+    is_shared: bool, is_cut: bool, is_as_stopped: bool, goes_on: bool
 ) -> None:
-    parts = Parts(fed_seq=11, may_wait=may_wait, is_cut=is_cut, is_as_stopped=is_as_stopped)
+    start = Start(fed_seq=11, is_shared=is_shared, is_cut=is_cut, is_as_stopped=is_as_stopped)
     if goes_on:
-        await parts.startup.start()
-        assert (parts.skipped_to, parts.started[-1]) == (11, "feeder")
+        await start.startup.start()
+        assert (start.skipped_to, start.started[-1]) == (11, "schedules")
     else:
         with pytest.raises(StartupError, match="ends at record 10, but the store has 11") as caught:
-            await parts.startup.start()
+            await start.startup.start()
         assert caught.value.exit_code is ExitCode.DATA_DAMAGED
 
 
 @pytest.mark.parametrize(("skips", "code"), [(False, ExitCode.DATA_DAMAGED), (JournalError("full"), ExitCode.IO_FAILED)])
 async def test_numbers_that_cannot_be_skipped_end_the_start(skips: bool | JournalError, code: ExitCode) -> None:
     with pytest.raises(StartupError) as caught:
-        await Parts(fed_seq=11, is_cut=True, skips=skips).startup.start()
+        await Start(fed_seq=11, is_cut=True, skips=skips).startup.start()
     assert caught.value.exit_code is code

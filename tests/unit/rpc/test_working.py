@@ -21,10 +21,10 @@ from kqs.rpc.reports import Finish, outcome_of
 from kqs.rpc.standing import MAX_STANDING
 from kqs.states import State
 from kqs.store import base
-from kqs.views.parts import Parts
 from kqs.wire.call import Call
 from tests.support.conversing import Conversing
 from tests.support.jobs import NOW, ORDER, an_accepted
+from tests.support.parts import parts_of
 from tests.support.queueing import Rig
 from tests.support.remote import a_desk, still
 from tests.support.turning import until
@@ -540,17 +540,8 @@ async def test_work_in_a_batch_is_brought_runs_before_the_batch_is_answered(talk
     assert {answer["id"]: answer["result"] for answer in answers} == {1: None, 2: "pong"}
 
 
-class Fed:
-    lag_records = 0
-
-    async def catch_up(self, *, unflushed: bool = False) -> None:
-        """All is fed."""
-
-
 def a_backend(talk: Talk) -> ServerBackend:
-    fed: Any = Fed()
-    nobody: Any = None  # what is asked here asks none of them
-    return ServerBackend(Parts(nobody, fed, talk.rig.queue, nobody, talk.desk, nobody, talk.rig.clock))
+    return ServerBackend(parts_of(talk.rig.queue, desk=talk.desk))
 
 
 async def test_whether_a_run_ended_so_is_asked_of_the_record(rig: Rig) -> None:

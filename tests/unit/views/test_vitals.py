@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -12,21 +11,16 @@ from kqs.errors import StoreUnavailableError
 from kqs.outcome import Failed
 from kqs.states import State
 from kqs.views import views as views_module
-from kqs.views.parts import Parts
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from tests.support.jobs import an_accepted
+from tests.support.parts import parts_of
 from tests.support.queueing import Rig
 
 
 def vitals(rig: Rig, journal: object | None = None, *, only_accepts: bool = False) -> Vitals:
-    journal = journal or SimpleNamespace(accepting=True, problems=list, notes=list, stats=dict)
-    feeder = SimpleNamespace(lag_records=0, problems=list)
-    worker = SimpleNamespace(busy_count=0, done_count=0, failed_count=0, problems=list)
-    desk = SimpleNamespace(runs_count=0, done_count=0, failed_count=0)
-    stand_ins: tuple[Any, Any, Any, Any, Any] = (journal, feeder, rig.queue, worker, desk)
-    inserter: Any = SimpleNamespace()
-    parts = Parts(*stand_ins, inserter, rig.clock, only_accepts)
+    named = {} if journal is None else {"journal": journal}
+    parts = parts_of(rig.queue, only_accepts=only_accepts, **named)
     return Vitals(parts, Views(parts, rig.queue.reads.job))
 
 

@@ -1,4 +1,4 @@
-"""The parts of a node, as those know them who show what is in it, or change it when asked."""
+"""The parts of a node, as those know them who start it, show what is in it, or change it when asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kqs.schedules.schedules import Schedules
 from kqs.worker import Worker
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """See the module docstring. only_accepts: it is not to run jobs, so that it has handlers for none is nothing to tell."""
 
@@ -24,8 +24,8 @@ class Parts:
     queue: Queue
     worker: Worker
     desk: Desk
+    children: Children
+    schedules: Schedules
     inserter: Inserter
     clock: Clock
     only_accepts: bool = False
-    children: Children | None = None
-    schedules: Schedules | None = None
