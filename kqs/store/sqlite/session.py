@@ -18,7 +18,7 @@ from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.heads import Heads
 from kqs.store.sqlite.locks import Deleted, Locks
-from kqs.store.sqlite.standing import Standing
+from kqs.store.sqlite.opened_files import OpenedFiles
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
@@ -109,7 +109,7 @@ class Session:
         self._path = path
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
-        self._standing = Standing(path)
+        self._files = OpenedFiles(path)
         self._checked_at = -math.inf
         self._ids: Ids | None = None
         self._committed = self._written = (0, 0)
@@ -172,7 +172,7 @@ class Session:
         self.has_groups = self._had_groups = bool(meta.has_groups)
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
         self.cancelled = set(msgspec.json.decode(cancelled))
-        self._standing.opened()
+        self._files.opened()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
         self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
@@ -314,7 +314,7 @@ class Session:
 
     def check_files(self) -> None:
         """See that a restart finds what is kept now. Raises: StoreUnavailableError: a file is gone, or was cut short."""
-        self._standing.check()
+        self._files.check()
         self._checked_at = time.monotonic()
 
     def tidy(self) -> None:
@@ -326,7 +326,7 @@ class Session:
             self._has_uncopied = self._shrink()
             (_, in_wal, copied) = self.db.execute("pragma wal_checkpoint(passive)").fetchone()
             if in_wal == copied:
-                self._standing.is_copied()
+                self._files.is_copied()
         except (*connection.SQLITE_ERRORS, OSError) as error:
             self.rollback(error)
 
@@ -355,7 +355,7 @@ class Session:
         """Copy the WAL into the file and cut it to nothing, as far as the disk has room for that."""
         with contextlib.suppress(sqlite3.Error):
             if self._db is not None:
-                self._standing.about_to_empty_wal()
+                self._files.about_to_empty_wal()
                 self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
 
     def _shrink(self) -> bool:
@@ -372,7 +372,7 @@ class Session:
         kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
         excess = free - max(spare_pages, int(pages * spare_share)) if kind else 0
         if excess > 0:
-            self._standing.about_to_cut()
+            self._files.about_to_cut()
         until = time.monotonic() + within_s
         for begun in range(0, excess, _SHRINK_PAGES):
             # as a script: a plain statement would be left at its first page
@@ -412,7 +412,7 @@ class Session:
     def _abandon(self) -> None:
         db, self._db = self._db, None
         if db is not None:
-            self._standing.about_to_close()
+            self._files.about_to_close()
             with contextlib.suppress(*connection.SQLITE_ERRORS):
                 db.close()
 
@@ -425,7 +425,7 @@ class Session:
         """
         if self._is_in_doubt:
             raise StoreDoubtError("an I/O error left a commit of the store in doubt; a restart goes on from the journal")
-        self._standing.check()  # else an empty store would take the name
+        self._files.check()  # else an empty store would take the name
         db = connection.connect(self._path, self._cache_bytes)
         try:
             meta = schema.read_meta(db)
@@ -438,6 +438,6 @@ class Session:
             db.close()
             raise
         self._db = db
-        self._standing.opened()
+        self._files.opened()
         self._is_full = True
         self._has_unsynced = False

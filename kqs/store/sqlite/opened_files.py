@@ -1,4 +1,4 @@
-"""Whether the store's files stand under their names, as long as they were: what a start would find of what is kept now.
+"""The files that were opened: whether they have their names still, and their length, so that a start finds what is kept now.
 
 SQLite goes on with files that have lost their names, and answers from memory for one that was emptied. What a file had it must
 have still, but where the session says that it is about to cut it. SQLite looks for the WAL beside the file itself, to whichever
@@ -22,7 +22,7 @@ from kqs.process.names import name_of
 from kqs.store.sqlite.connection import LEAST_WAL_BYTES, PAGE_BYTES
 
 
-class Standing:
+class OpenedFiles:
     """See the module docstring."""
 
     def __init__(self, path: Path) -> None:
