@@ -1,4 +1,4 @@
-"""Every command of the protocol: a frozen value that encodes itself and knows what may answer it.
+"""The commands that are sent: each a frozen value that encodes itself and knows what may answer it.
 
 A number out of range or a name that is no legal tube name is refused here, as a ValueError: the server would answer
 BAD_FORMAT, and after a malformed `put` it would take the body for commands.
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from kqs.wire.beanstalk.values import Buried, Found, Inserted, Kicked, Kinds, Ok, Reply, Reserved, Using, Watching, Word
+from kqs.wire.beanstalk.values import Buried, Inserted, Kinds, Ok, Reply, Reserved, Using, Watching, Word
 
 MAX_U32 = 2**32 - 1
 MAX_U64 = 2**64 - 1
@@ -57,10 +57,8 @@ class Command(msgspec.Struct, frozen=True, gc=False):
         return b" ".join([self.verb, *parts]) + b"\r\n"
 
     def fits(self, reply: Reply) -> bool:
-        """Tell whether a reply of a kind in `answers` can be to this very command: it is about the job or tube it names."""
-        if isinstance(reply, (Reserved, Found)):
-            return reply.id == getattr(self, "id", reply.id)
-        return not isinstance(reply, Using) or reply.tube == getattr(self, "tube", reply.tube)
+        """Tell whether a reply of a kind in `answers` can be to this very command: it names nothing else."""
+        return True
 
 
 class Put(Command, frozen=True, gc=False):
@@ -86,12 +84,9 @@ class Use(Command, frozen=True, gc=False):
     verb: ClassVar[bytes] = b"use"
     answers: ClassVar[Kinds] = frozenset({Using})
 
-
-class Reserve(Command, frozen=True, gc=False):
-    """Take a job from a watched tube, waiting for one as long as it takes."""
-
-    verb: ClassVar[bytes] = b"reserve"
-    answers: ClassVar[Kinds] = frozenset({Reserved, Word.TIMED_OUT, Word.DEADLINE_SOON})
+    def fits(self, reply: Reply) -> bool:
+        """See Command.fits."""
+        return isinstance(reply, Using) and reply.tube == self.tube
 
 
 class ReserveWithTimeout(Command, frozen=True, gc=False):
@@ -99,15 +94,7 @@ class ReserveWithTimeout(Command, frozen=True, gc=False):
 
     timeout_s: int
     verb: ClassVar[bytes] = b"reserve-with-timeout"
-    answers: ClassVar[Kinds] = Reserve.answers
-
-
-class ReserveJob(Command, frozen=True, gc=False):
-    """Take this job. Heeds neither watch list nor pause."""
-
-    id: int
-    verb: ClassVar[bytes] = b"reserve-job"
-    answers: ClassVar[Kinds] = frozenset({Reserved, Word.NOT_FOUND})
+    answers: ClassVar[Kinds] = frozenset({Reserved, Word.TIMED_OUT, Word.DEADLINE_SOON})
 
 
 class Delete(Command, frozen=True, gc=False):
@@ -141,14 +128,6 @@ class Bury(Command, frozen=True, gc=False):
     answers: ClassVar[Kinds] = frozenset({Word.BURIED, Word.NOT_FOUND})
 
 
-class Touch(Command, frozen=True, gc=False):
-    """Start the ttr of a job reserved here anew."""
-
-    id: int
-    verb: ClassVar[bytes] = b"touch"
-    answers: ClassVar[Kinds] = frozenset({Word.TOUCHED, Word.NOT_FOUND})
-
-
 class Watch(Command, frozen=True, gc=False):
     """Reserve from this tube too."""
 
@@ -163,59 +142,6 @@ class Ignore(Command, frozen=True, gc=False):
     tube: str
     verb: ClassVar[bytes] = b"ignore"
     answers: ClassVar[Kinds] = frozenset({Watching, Word.NOT_IGNORED})
-
-
-class Peek(Command, frozen=True, gc=False):
-    """Look at a job."""
-
-    id: int
-    verb: ClassVar[bytes] = b"peek"
-    answers: ClassVar[Kinds] = frozenset({Found, Word.NOT_FOUND})
-
-
-class PeekReady(Command, frozen=True, gc=False):
-    """Look at the next ready job of the used tube."""
-
-    verb: ClassVar[bytes] = b"peek-ready"
-    answers: ClassVar[Kinds] = Peek.answers
-
-
-class PeekDelayed(Command, frozen=True, gc=False):
-    """Look at the delayed job of the used tube that is ready first."""
-
-    verb: ClassVar[bytes] = b"peek-delayed"
-    answers: ClassVar[Kinds] = Peek.answers
-
-
-class PeekBuried(Command, frozen=True, gc=False):
-    """Look at the buried job of the used tube that is kicked first."""
-
-    verb: ClassVar[bytes] = b"peek-buried"
-    answers: ClassVar[Kinds] = Peek.answers
-
-
-class Kick(Command, frozen=True, gc=False):
-    """Make up to `bound` buried jobs of the used tube ready, or delayed ones if none is buried."""
-
-    bound: int
-    verb: ClassVar[bytes] = b"kick"
-    answers: ClassVar[Kinds] = frozenset({Kicked})
-
-
-class KickJob(Command, frozen=True, gc=False):
-    """Make a buried or delayed job ready."""
-
-    id: int
-    verb: ClassVar[bytes] = b"kick-job"
-    answers: ClassVar[Kinds] = frozenset({Word.KICKED, Word.NOT_FOUND})
-
-
-class StatsJob(Command, frozen=True, gc=False):
-    """Ask what is known of a job."""
-
-    id: int
-    verb: ClassVar[bytes] = b"stats-job"
-    answers: ClassVar[Kinds] = frozenset({Ok, Word.NOT_FOUND})
 
 
 class StatsTube(Command, frozen=True, gc=False):
@@ -238,33 +164,3 @@ class ListTubes(Command, frozen=True, gc=False):
 
     verb: ClassVar[bytes] = b"list-tubes"
     answers: ClassVar[Kinds] = frozenset({Ok})
-
-
-class ListTubeUsed(Command, frozen=True, gc=False):
-    """Ask which tube puts go to."""
-
-    verb: ClassVar[bytes] = b"list-tube-used"
-    answers: ClassVar[Kinds] = frozenset({Using})
-
-
-class ListTubesWatched(Command, frozen=True, gc=False):
-    """Ask for the names of the watched tubes."""
-
-    verb: ClassVar[bytes] = b"list-tubes-watched"
-    answers: ClassVar[Kinds] = frozenset({Ok})
-
-
-class PauseTube(Command, frozen=True, gc=False):
-    """Let nobody reserve from a tube for `delay_s`."""
-
-    tube: str
-    delay_s: int
-    verb: ClassVar[bytes] = b"pause-tube"
-    answers: ClassVar[Kinds] = frozenset({Word.PAUSED, Word.NOT_FOUND})
-
-
-class Quit(Command, frozen=True, gc=False):
-    """Have the server close the connection. Never answered."""
-
-    verb: ClassVar[bytes] = b"quit"
-    answers: ClassVar[Kinds] = frozenset()

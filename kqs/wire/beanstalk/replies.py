@@ -16,9 +16,7 @@ from kqs.wire.beanstalk.commands import MAX_TUBE_BYTES, MAX_U64, Command
 from kqs.wire.beanstalk.values import (
     ANYTIME,
     Buried,
-    Found,
     Inserted,
-    Kicked,
     Ok,
     Reply,
     Reserved,
@@ -37,11 +35,7 @@ _NUMBERED: dict[bytes, Callable[[int], Reply]] = {
     b"INSERTED": Inserted,
     b"BURIED": Buried,
     b"WATCHING": Watching,
-    b"KICKED": Kicked,
 }
-#: replies that name what they are about
-_NAMING = frozenset({Reserved, Found, Using})
-_JOBS: dict[bytes, type[Reserved] | type[Found]] = {b"RESERVED": Reserved, b"FOUND": Found}
 
 
 class DamagedBodyError(ProtocolError):
@@ -128,12 +122,8 @@ class ReplyReader:
     def _check(self, reply: Reply, line: bytes) -> None:
         command = self._expected[0]
         kind = reply if isinstance(reply, Word) else type(reply)
-        if kind in command.answers:
-            if kind not in _NAMING or command.fits(reply):
-                return
-        elif kind in ANYTIME:
-            return
-        raise ProtocolError(f"{type(command).__name__} answered by {line!r}")
+        if not (kind in ANYTIME or (kind in command.answers and command.fits(reply))):
+            raise ProtocolError(f"{type(command).__name__} answered by {line!r}")
 
     def _parse(self, line: bytes) -> tuple[Reply, int | None]:
         """Return the reply that a line is, and the size of the body that follows, or None for none."""
@@ -147,8 +137,8 @@ class ReplyReader:
                 return Using(rest[0].decode("ascii", "replace")), None
             if word == b"OK":
                 return Ok(b""), self._size(rest[0], line)
-        if len(rest) == 2 and word in _JOBS:
-            return _JOBS[word](_number(rest[0], line), b""), self._size(rest[1], line)
+        if len(rest) == 2 and word == b"RESERVED":
+            return Reserved(_number(rest[0], line), b""), self._size(rest[1], line)
         raise ProtocolError(f"not a reply: {line!r}")
 
     def _size(self, text: bytes, line: bytes) -> int:
@@ -159,9 +149,7 @@ class ReplyReader:
 
 
 def _with_body(reply: Reply, body: bytes) -> Reply:
-    if isinstance(reply, (Reserved, Found)):
-        return type(reply)(reply.id, body)
-    return Ok(body)
+    return Reserved(reply.id, body) if isinstance(reply, Reserved) else Ok(body)
 
 
 def _number(text: bytes, line: bytes) -> int:

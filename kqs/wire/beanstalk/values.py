@@ -1,4 +1,4 @@
-"""What a beanstalkd may say, as values."""
+"""What a beanstalkd may say to `commands`, as values."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ class Word(Enum):
     DELETED = b"DELETED"
     RELEASED = b"RELEASED"
     BURIED = b"BURIED"  # to `bury` as asked; to `release` because memory ran out
-    TOUCHED = b"TOUCHED"
-    KICKED = b"KICKED"
-    PAUSED = b"PAUSED"
 
     NOT_FOUND = b"NOT_FOUND"
     NOT_IGNORED = b"NOT_IGNORED"
@@ -54,13 +51,6 @@ class Reserved(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
-    """A job, only looked at."""
-
-    id: int
-    body: bytes
-
-
 class Using(msgspec.Struct, frozen=True, gc=False):
     """The tube that puts go to."""
 
@@ -69,12 +59,6 @@ class Using(msgspec.Struct, frozen=True, gc=False):
 
 class Watching(msgspec.Struct, frozen=True, gc=False):
     """How many tubes are watched."""
-
-    count: int
-
-
-class Kicked(msgspec.Struct, frozen=True, gc=False):
-    """How many jobs `kick` made ready."""
 
     count: int
 
@@ -95,6 +79,6 @@ class Ok(msgspec.Struct, frozen=True, gc=False):
         return [line[2:].strip('"') for line in lines if line.startswith("- ")]
 
 
-Reply = Word | Inserted | Buried | Reserved | Found | Using | Watching | Kicked | Ok
+Reply = Word | Inserted | Buried | Reserved | Using | Watching | Ok
 #: what a command may be answered with: single words, and types of replies
 Kinds = frozenset[Word | type[msgspec.Struct]]

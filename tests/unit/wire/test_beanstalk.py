@@ -9,13 +9,9 @@ from kqs.wire.beanstalk.commands import (
     Bury,
     Command,
     Delete,
-    Kick,
-    KickJob,
-    Peek,
     Put,
     Release,
-    Reserve,
-    ReserveJob,
+    ReserveWithTimeout,
     Stats,
     Use,
 )
@@ -23,9 +19,7 @@ from kqs.wire.beanstalk.replies import DamagedBodyError, ReplyReader
 from kqs.wire.beanstalk.tubes import tube_of, type_of
 from kqs.wire.beanstalk.values import (
     Buried,
-    Found,
     Inserted,
-    Kicked,
     Ok,
     Reply,
     Reserved,
@@ -58,29 +52,15 @@ def fault_of(data: bytes, *asked: Command) -> str:
         (PUT, b"put 1 2 3 4\r\nbody\r\n"),
         (Put(0, 0, 0, b""), b"put 0 0 0 0\r\n\r\n"),
         (Use("kq-mail"), b"use kq-mail\r\n"),
-        (Reserve(), b"reserve\r\n"),
-        (commands.ReserveWithTimeout(0), b"reserve-with-timeout 0\r\n"),
-        (ReserveJob(7), b"reserve-job 7\r\n"),
+        (ReserveWithTimeout(0), b"reserve-with-timeout 0\r\n"),
         (Delete(2**64 - 1), b"delete 18446744073709551615\r\n"),
         (Release(7, 2**32 - 1, 5), b"release 7 4294967295 5\r\n"),
         (Bury(7, 8), b"bury 7 8\r\n"),
-        (commands.Touch(7), b"touch 7\r\n"),
         (commands.Watch("a" * 200), b"watch " + b"a" * 200 + b"\r\n"),
         (commands.Ignore("default"), b"ignore default\r\n"),
-        (Peek(7), b"peek 7\r\n"),
-        (commands.PeekReady(), b"peek-ready\r\n"),
-        (commands.PeekDelayed(), b"peek-delayed\r\n"),
-        (commands.PeekBuried(), b"peek-buried\r\n"),
-        (Kick(9), b"kick 9\r\n"),
-        (KickJob(9), b"kick-job 9\r\n"),
-        (commands.StatsJob(9), b"stats-job 9\r\n"),
         (commands.StatsTube("a-b"), b"stats-tube a-b\r\n"),
         (Stats(), b"stats\r\n"),
         (commands.ListTubes(), b"list-tubes\r\n"),
-        (commands.ListTubeUsed(), b"list-tube-used\r\n"),
-        (commands.ListTubesWatched(), b"list-tubes-watched\r\n"),
-        (commands.PauseTube("t", 60), b"pause-tube t 60\r\n"),
-        (commands.Quit(), b"quit\r\n"),
     ],
 )
 def test_a_command_encodes_as_the_protocol_has_it(command: Command, sent: bytes) -> None:
@@ -118,26 +98,17 @@ def test_what_the_server_would_call_malformed_is_never_sent(command: Command) ->
         (PUT, b"JOB_TOO_BIG\r\n", Word.JOB_TOO_BIG),
         (PUT, b"DRAINING\r\n", Word.DRAINING),
         (Use("t"), b"USING t\r\n", Using("t")),
-        (Reserve(), b"RESERVED 3 4\r\n\r\n\r\n\r\n", Reserved(3, b"\r\n\r\n")),
-        (Reserve(), b"RESERVED 3 0\r\n\r\n", Reserved(3, b"")),
-        (Reserve(), b"DEADLINE_SOON\r\n", Word.DEADLINE_SOON),
-        (Reserve(), b"TIMED_OUT\r\n", Word.TIMED_OUT),
-        (ReserveJob(3), b"RESERVED 3 1\r\nx\r\n", Reserved(3, b"x")),
-        (ReserveJob(3), b"NOT_FOUND\r\n", Word.NOT_FOUND),
+        (ReserveWithTimeout(9), b"RESERVED 3 4\r\n\r\n\r\n\r\n", Reserved(3, b"\r\n\r\n")),
+        (ReserveWithTimeout(9), b"RESERVED 3 0\r\n\r\n", Reserved(3, b"")),
+        (ReserveWithTimeout(9), b"DEADLINE_SOON\r\n", Word.DEADLINE_SOON),
+        (ReserveWithTimeout(9), b"TIMED_OUT\r\n", Word.TIMED_OUT),
         (Delete(3), b"DELETED\r\n", Word.DELETED),
         (Release(3, 0, 0), b"RELEASED\r\n", Word.RELEASED),
         (Release(3, 0, 0), b"BURIED\r\n", Word.BURIED),
         (Bury(3, 0), b"BURIED\r\n", Word.BURIED),
-        (commands.Touch(3), b"TOUCHED\r\n", Word.TOUCHED),
         (commands.Watch("t"), b"WATCHING 2\r\n", Watching(2)),
         (commands.Ignore("t"), b"NOT_IGNORED\r\n", Word.NOT_IGNORED),
-        (Peek(3), b"FOUND 3 1\r\nx\r\n", Found(3, b"x")),
-        (commands.PeekReady(), b"FOUND 3 1\r\nx\r\n", Found(3, b"x")),
-        (Kick(1), b"KICKED 0\r\n", Kicked(0)),
-        (KickJob(1), b"KICKED\r\n", Word.KICKED),
         (Stats(), b"OK 4\r\n---\n\r\n", Ok(b"---\n")),
-        (commands.ListTubeUsed(), b"USING t\r\n", Using("t")),
-        (commands.PauseTube("t", 0), b"PAUSED\r\n", Word.PAUSED),
     ],
 )
 def test_a_reply_is_a_value(command: Command, data: bytes, reply: Reply) -> None:
@@ -172,15 +143,8 @@ def test_replies_before_a_fault_stand() -> None:
         (PUT, b"DELETED\r\n"),
         (PUT, b"BURIED\r\n"),
         (Bury(1, 0), b"BURIED 1\r\n"),
-        (Kick(1), b"KICKED\r\n"),
-        (KickJob(1), b"KICKED 1\r\n"),
         (Delete(1), b"TIMED_OUT\r\n"),
         (Use("a"), b"USING b\r\n"),
-        (ReserveJob(1), b"RESERVED 2 0\r\n\r\n"),
-        (ReserveJob(1), b"RESERVED 2 9\r\n"),
-        (Peek(1), b"FOUND 2 0\r\n\r\n"),
-        (Reserve(), b"FOUND 1 0\r\n\r\n"),
-        (commands.Quit(), b"DELETED\r\n"),
     ],
 )
 def test_a_reply_that_cannot_belong_to_its_command_ends_the_stream(command: Command, data: bytes) -> None:
@@ -224,20 +188,20 @@ def test_the_longest_line_is_read() -> None:
 
 
 def test_a_body_over_the_limit_is_not_waited_for() -> None:
-    assert "over 100 bytes" in fault_of(b"RESERVED 1 101\r\n", Reserve())
+    assert "over 100 bytes" in fault_of(b"RESERVED 1 101\r\n", ReserveWithTimeout(9))
 
 
 def test_a_body_may_come_in_pieces() -> None:
-    reader = reading(Reserve(), Delete(1))
+    reader = reading(ReserveWithTimeout(9), Delete(1))
     assert [reader.receive_data(piece) for piece in (b"RESERVED 1 4\r\n", b"bo", b"dy\r")] == [[], [], []]
     assert reader.receive_data(b"\nDELETED\r\n") == [Reserved(1, b"body"), Word.DELETED]
 
 
 def test_a_body_must_end_where_it_was_said_to() -> None:
-    assert "does not end" in fault_of(b"RESERVED 1 1\r\nxyz", Reserve())
+    assert "does not end" in fault_of(b"RESERVED 1 1\r\nxyz", ReserveWithTimeout(9))
 
 
-@pytest.mark.parametrize(("line", "asked", "job_id"), [(b"RESERVED 7 1", Reserve(), 7), (b"OK 1", Stats(), None)])
+@pytest.mark.parametrize(("line", "asked", "job_id"), [(b"RESERVED 7 1", ReserveWithTimeout(9), 7), (b"OK 1", Stats(), None)])
 def test_a_damaged_body_tells_whose_it_is(line: bytes, asked: Command, job_id: int | None) -> None:
     reader = reading(asked)
     reader.receive_data(line + b"\r\nxyz")
