@@ -13,8 +13,6 @@ from kqs.crc import crc32c
 from kqs.ids import ID_PATTERN
 from kqs.job import Claim, Run
 
-#: no token is longer: a job's id, four numbers and the check
-MAX_TOKEN_CHARS = 300
 _TOKEN = re.compile(r"([0-9a-f]{8})\.(([0-9a-f]{1,16})\.([0-9a-f]{1,16})\.([0-9a-f]{1,16})\.([0-9a-f]{1,16})\.(.{1,200}))")
 
 
@@ -32,7 +30,7 @@ class Tokens:
         self._seed = crc32c(store_id.encode())
 
     def of(self, run: Run) -> str:
-        """Return the token of a run."""
+        """Return the token of a run, of 300 characters at most: a job's id, four numbers and the check."""
         claim = run.claim
         text = f"{claim.order:x}.{claim.attempt:x}.{run.attempt:x}.{claim.epoch:x}.{claim.id}"
         return f"{crc32c(text.encode(), self._seed):08x}.{text}"

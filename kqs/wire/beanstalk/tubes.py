@@ -4,7 +4,8 @@
     NAMESPACE;kq-TYPE    the namespace encoded likewise; a raw `;` never stands in either part, so fleets cannot meet
     kq-$$HASH            a type whose name would be over 200 bytes: SHA-256 of the type; the job's body tells the type
 
-An operator finds a plainly named type under its plain name. Source of the character set: `doc/protocol.txt`, "Names".
+A namespace of 32 bytes, the most that `[server] namespace` may have, always fits with a hash. An operator finds a plainly
+named type under its plain name. Source of the character set: `doc/protocol.txt`, "Names".
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ import re
 from kqs.wire.beanstalk.commands import MAX_TUBE_BYTES
 
 PREFIX = "kq-"
-#: so that a namespace, a separator, the prefix and a hash always fit
-MAX_NAMESPACE_BYTES = 32
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9+/._()-]")
 _ESCAPE = re.compile(rb"\$([0-9A-F]{2})")
