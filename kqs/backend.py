@@ -12,7 +12,6 @@ from msgspec import Raw
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import JobRecord, Returned
-from kqs.log import get_logger
 from kqs.outcome import Outcome
 from kqs.parts import Parts
 from kqs.queue.changes import Done
@@ -31,8 +30,6 @@ from kqs.underway import UnderWay
 from kqs.views.views import Views
 from kqs.views.vitals import Vitals
 from kqs.wire.jobs import Given
-
-log = get_logger("kqs")
 
 T = TypeVar("T")
 

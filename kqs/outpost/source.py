@@ -42,7 +42,6 @@ class WireSource:
         self._hold = hold
         self.clock = clock
         self._monotonic = clock.monotonic
-        self._line = line
         self._supervisor = supervisor
         self._consumer: Consumer | None = None
         self._orders = Orders(line, supervisor, self._given, self._taken_away, self._note)

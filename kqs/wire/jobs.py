@@ -154,10 +154,6 @@ def _plain_first(plain: Callable[[bytes], _P], full: Callable[[bytes], _F], text
         return full(text)
 
 
-#: short jobs, member by member, some 10 ms
-_JOBS_A_STEP = 256
-
-
 def are_waiting(jobs: Sequence[Job]) -> bool:
     """Tell whether one of some decoded jobs, which are all plain or none is, says itself how long to wait for its end."""
     return bool(jobs) and type(jobs[0]) is JobFields and any(job.wait is not None for job in jobs if type(job) is JobFields)

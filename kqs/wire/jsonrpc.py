@@ -16,7 +16,7 @@ from kqs.wire import envelope, strict
 from kqs.wire.call import NULL, BadLine, Call, Dialect
 from kqs.wire.members import Reader
 from kqs.wire.scan import runs
-from kqs.wire.steps import Steps, finish
+from kqs.wire.steps import Steps
 
 _VERSION = Raw(b'"2.0"')
 _NO_JSONRPC = {b'"jsonrpc"': 0}
@@ -51,17 +51,12 @@ def telling_jsonrpc(line: bytes) -> Steps[bool]:
     return "jsonrpc" in found
 
 
-def decode_line(line: bytes, batch: int = 0) -> list[Call | BadLine]:
-    """Decode one line, exactly.
+def decoding_line(line: bytes, batch: int = 0) -> Steps[list[Call | BadLine]]:
+    """Decode one line exactly, in steps.
 
     Args: batch: what the members of a batch, if it is one, are to carry as their `batch`.
     Returns: one call or bad line, or those of the batch in order; never none.
     """
-    return finish(decoding_line(line, batch))
-
-
-def decoding_line(line: bytes, batch: int = 0) -> Steps[list[Call | BadLine]]:
-    """Decode one line in steps. See decode_line."""
     if not line.lstrip().startswith(b"["):
         return [(yield from _decoding_one(line, -1))]
     try:
@@ -116,7 +111,7 @@ class Batch:
     """
 
     def __init__(self, members: Sequence[Call | BadLine]) -> None:
-        """Args: members: all of one batch, as decode_line gave them."""
+        """Args: members: all of one batch, as decoding_line gave them."""
         self._missing = sum(isinstance(member, BadLine) or not member.notification for member in members)
         self._answers: list[bytes] = []
         self.size = 0

@@ -8,7 +8,7 @@
 `id` and `e` are left out when the call had no id. Without `"e":null` that client's callback gets undefined.
 
 Two fast ways take a whole chunk of lines at once, with counts over all its bytes in place of work per line; they answer
-None on the slightest doubt. `decode_line` is exact. Why the counts are enough: `strict.may_hold_unseen`.
+None on the slightest doubt. `decoding_line` is exact. Why the counts are enough: `strict.may_hold_unseen`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kqs.options import Job, JobFields, PlainJob, is_told
 from kqs.wire import clean, envelope, replayed, strict
 from kqs.wire.call import NULL, BadLine, Call
 from kqs.wire.members import Reader
-from kqs.wire.steps import Steps, finish
+from kqs.wire.steps import Steps
 
 _VERSION = Raw(b"1")
 _NO_ID = Raw()
@@ -96,7 +96,7 @@ _decode_lines = msgspec.json.Decoder(_Line).decode_lines
 
 
 def decode_inserts(chunk: bytes) -> Inserts | None:
-    """Decode whole lines, if each is an insert of one job that decode_line and jobs.decode_job would take as it is.
+    """Decode whole lines, if each is an insert of one job that decoding_line and jobs.decode_job would take as it is.
 
     One that is not answered with the id it is kept under is not among them.
 
@@ -201,13 +201,8 @@ def decode_calls(chunk: bytes) -> list[Call] | None:
     return list(map(Call, names, args, ids))
 
 
-def decode_line(line: bytes) -> Call | BadLine:
-    """Decode one line, exactly; what is wrong with it is said in full."""
-    return finish(decoding_line(line))
-
-
 def decoding_line(line: bytes) -> Steps[Call | BadLine]:
-    """Decode one line in steps. See decode_line."""
+    """Decode one line exactly, in steps; what is wrong with it is said in full."""
     call_id = None
     try:
         read = yield from envelope.reading(line, _READER, _ONCE)

@@ -107,8 +107,8 @@ def test_every_two_way_split_of_calls_gives_the_same_calls(transcript: bytes) ->
 @given(st.binary() | chunks)
 @example(b"[" * 100_000)
 def test_any_bytes_give_calls_or_bad_lines(junk: bytes) -> None:
-    assert isinstance(qrpc.decode_line(junk), Call | BadLine)
-    assert jsonrpc.decode_line(junk)
+    assert isinstance(finish(qrpc.decoding_line(junk)), Call | BadLine)
+    assert finish(jsonrpc.decoding_line(junk))
     for dialect in Dialect:
         assert all(isinstance(found, Call | BadLine) for found in decode_any(junk, dialect))
     qrpc.decode_inserts(junk)
@@ -141,7 +141,7 @@ def slowly(chunk: bytes) -> list[tuple[Job, Raw | None]] | None:
     """What the exact way makes of a chunk of inserts of one job each; None when a line is something else."""
     found = []
     for line in chunk.split(b"\n"):
-        call = qrpc.decode_line(line) if line.strip() else None
+        call = finish(qrpc.decoding_line(line)) if line.strip() else None
         if isinstance(call, BadLine) or (call is not None and call.name != "insert"):
             return None
         if call is not None:
@@ -182,7 +182,7 @@ def test_plain_inserts_take_the_fast_way(calls: list[dict[str, Any]]) -> None:
 def test_the_fast_way_of_calls_agrees_with_the_exact_one(chunk: bytes) -> None:
     fast = qrpc.decode_calls(chunk)
     if fast is not None:
-        assert fast == [qrpc.decode_line(line) for line in chunk.split(b"\n") if line.strip()]
+        assert fast == [finish(qrpc.decoding_line(line)) for line in chunk.split(b"\n") if line.strip()]
 
 
 spaces = st.sampled_from([b"", b"", b"", b" ", b"\t", b"\r", b" \r\t "])
@@ -322,13 +322,13 @@ def test_hostile_inserts_are_judged_alike_the_fast_way_and_the_exact_one(chunk: 
 def test_hostile_calls_are_judged_alike_the_fast_way_and_the_exact_one(chunk: bytes) -> None:
     fast = qrpc.decode_calls(chunk)
     if fast is not None:
-        assert fast == in_doubt(lambda: [qrpc.decode_line(line) for line in chunk.split(b"\n") if line.strip()])
+        assert fast == in_doubt(lambda: [finish(qrpc.decoding_line(line)) for line in chunk.split(b"\n") if line.strip()])
 
 
 @HARD
 @given(hostile_lines())
 def test_a_hostile_line_is_judged_alike_at_once_and_member_by_member(line: bytes) -> None:
-    assert qrpc.decode_line(line) == in_doubt(lambda: qrpc.decode_line(line))
+    assert finish(qrpc.decoding_line(line)) == in_doubt(lambda: finish(qrpc.decoding_line(line)))
     assert decode_any(line) == in_doubt(lambda: decode_any(line))
 
 
@@ -383,9 +383,9 @@ def test_nothing_unseen_means_that_each_key_stands_as_often_as_it_was_found(text
 @given(text, json_texts, call_ids.flatmap(as_json))
 def test_a_call_comes_out_as_it_went_in(name: str, arg: bytes, call_id: bytes) -> None:
     line = b'{"v":1,"id":%b,"n":%b,"m":%b}\n' % (call_id, msgspec.json.encode(name), arg)
-    assert qrpc.decode_line(line) == Call(name, Raw(arg), Raw(call_id))
+    assert finish(qrpc.decoding_line(line)) == Call(name, Raw(arg), Raw(call_id))
     line = b'{"jsonrpc":"2.0","id":%b,"method":%b,"params":%b}\n' % (call_id, msgspec.json.encode(name), arg)
-    assert jsonrpc.decode_line(line) == [Call(name, Raw(arg), Raw(call_id), dialect=Dialect.JSONRPC)]
+    assert finish(jsonrpc.decoding_line(line)) == [Call(name, Raw(arg), Raw(call_id), dialect=Dialect.JSONRPC)]
 
 
 @given(call_ids.flatmap(as_json), json_texts, text, st.binary())

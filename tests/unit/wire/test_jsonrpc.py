@@ -3,10 +3,14 @@ from msgspec import Raw
 
 from kqs.wire import jsonrpc
 from kqs.wire.call import NULL, BadLine, Call, Dialect
-from kqs.wire.jsonrpc import Batch, decode_line, telling_jsonrpc
+from kqs.wire.jsonrpc import Batch, decoding_line, telling_jsonrpc
 from kqs.wire.steps import finish
 
 ONE = Raw(b"1")
+
+
+def decode_line(line: bytes, batch: int = 0) -> list[Call | BadLine]:
+    return finish(decoding_line(line, batch))
 
 
 def call(name: str, arg: bytes = b"null", call_id: Raw | None = ONE, batch: int = -1) -> Call:

@@ -6,10 +6,15 @@ from msgspec import Raw
 from kqs.options import JobFields, PlainJob
 from kqs.wire import qrpc
 from kqs.wire.call import NULL, BadLine, Call
-from kqs.wire.qrpc import decode_calls, decode_inserts, decode_line
+from kqs.wire.qrpc import decode_calls, decode_inserts, decoding_line
+from kqs.wire.steps import finish
 
 ID = Raw(b'"a1"')
 INSERT = b'{"v":1,"id":7,"n":"insert","m":{"type":"a","data":[1, 2]}}\n'
+
+
+def decode_line(line: bytes) -> Call | BadLine:
+    return finish(decoding_line(line))
 
 
 def bad(line: bytes, code: str = "bad_call") -> str:

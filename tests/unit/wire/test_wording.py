@@ -14,6 +14,7 @@ from kqs.wire import jobs, jsonrpc, qrpc, replayed, strict
 from kqs.wire.call import BadLine, Call
 from kqs.wire.jobs import decode_jobs, read_fields
 from kqs.wire.replayed import replay_jobs
+from kqs.wire.steps import finish
 
 PLAIN = b'{"n":"insert","m":{"type":"a","id":"x"}}\n'
 FULL = b'{"n":"insert","m":{"type":"a","delay":5,"at":null}}\n'
@@ -90,7 +91,7 @@ def test_a_refusal_names_field_and_job_in_our_words(text: bytes, code: str, mess
 
 
 def test_calls_and_fields_are_told_apart_as_ever() -> None:
-    assert qrpc.decode_line(b'{"n":"ping"}') == Call("ping")
-    assert isinstance(qrpc.decode_line(b"[]"), BadLine)
-    assert jsonrpc.decode_line(b"[1]")[0].id is None
+    assert finish(qrpc.decoding_line(b'{"n":"ping"}')) == Call("ping")
+    assert isinstance(finish(qrpc.decoding_line(b"[]")), BadLine)
+    assert finish(jsonrpc.decoding_line(b"[1]"))[0].id is None
     assert list(read_fields(b'{"type":"a"}')) == ["type"]
