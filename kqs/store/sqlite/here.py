@@ -60,9 +60,9 @@ class StoreHere:
         """See Runner.expect_slow: everything is done here all the same."""
 
     def _give_back(self) -> None:
-        if self._session.wants_shrink:
+        if self._session.space.wants_shrink:
             self._session.shrink()
-        if self._session.wants_room:
+        if self._session.space.wants_room:
             self._session.give_back()
 
     def _close(self) -> None:

@@ -41,7 +41,7 @@ def sweep(session: Session, now: float, limit: int, before_order: int) -> int:
     """See Store.sweep."""
     swept = delete(session, _orders(session, _DROPPED, (now, before_order, min(limit, session.most_dropped))))
     if not swept:
-        session.wants_shrink = True
+        session.space.wants_shrink = True
     return swept
 
 

@@ -19,6 +19,7 @@ from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.heads import Heads
 from kqs.store.sqlite.locks import Deleted, Locks
 from kqs.store.sqlite.opened_files import OpenedFiles
+from kqs.store.sqlite.space import Space
 from kqs.store.sqlite.tallies import Tallies
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
@@ -37,19 +38,10 @@ _HAS_FOLLOWERS = "select exists (select 1 from awaited) or exists (select 1 from
 _HAS_BATCHES = "select exists (select 1 from batches)"
 _HAS = "select exists (select 1 from jobs where ord = ?)"
 
-#: unused pages that are kept for what comes next: at least so many (16 MiB, less on a small disk), and this share of the file
-_SPARE_PAGES = 4096
-_SPARE_SHARE = 0.25
-#: the others go back to the disk for so long at a time, a few at once: what one costs grows with their number
-_SHRINK_S = 0.01
-_SHRINK_PAGES = 16
-#: or for so long, while inserts are refused for want of it
-_GIVE_BACK_S = 0.1
 #: no bound for records deleted in a transaction, but what the caller says
 _MOST_DROPPED = 1 << 30
 #: what is not flushed is not stored for longer than this into files that are gone, in s: jobs would run in vain
 _CHECK_S = 1.0
-_SIZE_PRAGMAS = ("auto_vacuum", "freelist_count", "page_count")
 
 
 class Session:
@@ -110,6 +102,7 @@ class Session:
         self._cache_bytes = cache_bytes
         self._db: sqlite3.Connection | None = None
         self._files = OpenedFiles(path)
+        self.space = Space(path, self._files)
         self._checked_at = -math.inf
         self._ids: Ids | None = None
         self._committed = self._written = (0, 0)
@@ -118,15 +111,10 @@ class Session:
         self._is_full = False
         self._is_in_doubt = False
         self._has_unsynced = False
-        self._has_uncopied = False
-        #: a store that is never quiet is never tidied: `shrink` it when nobody waits for what was done
-        self.wants_shrink = False
         #: how many records this transaction deletes, and how many the next one may: what they took is written once more, and a
         #: full disk that has no room for many may have it for some
         self.dropped = 0
         self.most_dropped = _MOST_DROPPED
-        #: the disk is short of space: `give_back` what can be spared, when nobody waits
-        self.wants_room = False
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -146,11 +134,6 @@ class Session:
         """How this journal's ids are made."""
         assert self._ids is not None
         return self._ids
-
-    @property
-    def is_idle_work_left(self) -> bool:
-        """Tell whether `tidy` has something to do."""
-        return self._has_uncopied
 
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
@@ -241,7 +224,7 @@ class Session:
             self.dropped = 0
         self._committed, self._written = reached, written
         if self.db.total_changes != self._changes:
-            self._has_uncopied = True
+            self.space.is_untidy = True
             self._has_unsynced = not self._is_full
 
     def rollback(self, error: BaseException) -> None:
@@ -267,7 +250,8 @@ class Session:
         elif connection.is_full(error):
             if self.dropped:
                 self.most_dropped = max(1, self.dropped // 4)
-            self._empty_wal()
+            if self._db is not None:
+                self.space.empty_wal(self._db)
         self.dropped = 0
 
     def fed_to(self, fed_seq: int) -> None:
@@ -318,68 +302,29 @@ class Session:
         self._checked_at = time.monotonic()
 
     def tidy(self) -> None:
-        """Shrink the file and copy the WAL into it now that nobody waits, so that a commit need not."""
-        self._has_uncopied = False
+        """See Space.tidy."""
+        self.space.is_untidy = False
+        self._make_room(self.space.tidy)
+
+    def shrink(self) -> None:
+        """See Space.shrink."""
+        self.space.wants_shrink = False
+        self._make_room(self.space.shrink)
+
+    def give_back(self) -> None:
+        """See Space.give_back."""
+        self.space.wants_room = False
+        self._make_room(self.space.give_back)
+
+    def _make_room(self, step: Callable[[sqlite3.Connection], None]) -> None:
         if self._db is None:  # the next `begin` opens it anew
             return
         try:
-            self._has_uncopied = self._shrink()
-            (_, in_wal, copied) = self.db.execute("pragma wal_checkpoint(passive)").fetchone()
-            if in_wal == copied:
-                self._files.is_copied()
+            if self._is_full:
+                self._set_full(False)  # nobody waits for it, so it need not be flushed
+            step(self._db)
         except (*connection.SQLITE_ERRORS, OSError) as error:
             self.rollback(error)
-
-    def shrink(self) -> None:
-        """Give some pages that nothing uses back to the disk; `tidy` then cuts the file."""
-        self.wants_shrink = False
-        if self._db is not None:
-            try:
-                self._has_uncopied |= self._shrink()
-            except (*connection.SQLITE_ERRORS, OSError) as error:
-                self.rollback(error)
-
-    def give_back(self) -> None:
-        """Give the disk what nothing uses now, the WAL and spare pages, for `_GIVE_BACK_S`; the rest when asked again."""
-        self.wants_room = False
-        if self._db is None:
-            return
-        try:
-            self._empty_wal()
-            self._cut(0, 0.0, _GIVE_BACK_S)
-        except sqlite3.Error as error:
-            self.rollback(error)
-        self._empty_wal()
-
-    def _empty_wal(self) -> None:
-        """Copy the WAL into the file and cut it to nothing, as far as the disk has room for that."""
-        with contextlib.suppress(sqlite3.Error):
-            if self._db is not None:
-                self._files.about_to_empty_wal()
-                self._db.execute("pragma wal_checkpoint(truncate)").fetchall()
-
-    def _shrink(self) -> bool:
-        """Give back pages for `_SHRINK_S`, but for some to spare; tell whether any went. Raises: sqlite3.Error, OSError."""
-        return self._cut(connection.fitting_pages(self._path, _SPARE_PAGES), _SPARE_SHARE, _SHRINK_S)
-
-    def _cut(self, spare_pages: int, spare_share: float, within_s: float) -> bool:
-        """Give back unused pages for a while, all but so many, or that share of the file; tell whether any went.
-
-        A file without incremental vacuum (auto_vacuum 0) stays as long as it is.
-        """
-        if self._is_full:
-            self._set_full(False)  # nobody waits for it, so it need not be flushed
-        kind, free, pages = (int(self.db.execute(f"pragma {name}").fetchone()[0]) for name in _SIZE_PRAGMAS)
-        excess = free - max(spare_pages, int(pages * spare_share)) if kind else 0
-        if excess > 0:
-            self._files.about_to_cut()
-        until = time.monotonic() + within_s
-        for begun in range(0, excess, _SHRINK_PAGES):
-            # as a script: a plain statement would be left at its first page
-            self.db.executescript(f"pragma incremental_vacuum({min(_SHRINK_PAGES, excess - begun)})")
-            if time.monotonic() >= until:
-                break
-        return excess > 0
 
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")

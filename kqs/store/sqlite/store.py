@@ -104,7 +104,7 @@ class SqliteStore:
         """Give the disk what the file and its WAL hold and do not need, soon; where nobody waits for what was done."""
 
         def ask(session: Session) -> None:
-            session.wants_room = True
+            session.space.wants_room = True
 
         with suppress(StoreUnavailableError):
             self._runner.call(ask).add_done_callback(lambda done: done.cancelled() or done.exception())

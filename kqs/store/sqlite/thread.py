@@ -142,10 +142,10 @@ class StoreThread:
                 news = self._do_group()
                 self._group = []
                 self._hand_back(news)
-            if self._session.wants_shrink:
+            if self._session.space.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()
-            if self._session.wants_room:
+            if self._session.space.wants_room:
                 with self._session_in_use:
                     self._session.give_back()
 
@@ -178,7 +178,7 @@ class StoreThread:
 
     def _next(self) -> Operation | None:
         quiet_s = _IDLE_S
-        while self._session.is_idle_work_left:
+        while self._session.space.is_untidy:
             try:
                 return self._queue.get(timeout=quiet_s)
             except Empty:

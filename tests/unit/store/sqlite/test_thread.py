@@ -144,7 +144,7 @@ async def test_idle_thread_copies_the_wal_into_the_file(
     monkeypatch.setattr(thread, "_IDLE_S", 0.001)
     await store.call(write(1))
     assert await asyncio.to_thread(session.tidied.wait, 5)
-    assert await store.call(lambda session: session.is_idle_work_left) is False
+    assert await store.call(lambda session: session.space.is_untidy) is False
 
 
 async def test_failed_start_leaves_nothing_and_can_be_repeated(session: CountingSession) -> None:
@@ -198,7 +198,7 @@ async def test_a_thread_that_ends_between_two_operations_is_told_to_the_next(
         raise RuntimeError("a bug in the tidying")
 
     monkeypatch.setattr(session, "shrink", fail)
-    session.wants_shrink = True
+    session.space.wants_shrink = True
     async with asyncio.timeout(10):
         await store.call(lambda _session: None)
         assert store._thread is not None

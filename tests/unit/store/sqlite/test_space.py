@@ -13,8 +13,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.job import Accepted, Claim, Report
 from kqs.states import State
-from kqs.store.sqlite import connection, insert, report, retention, schema
-from kqs.store.sqlite import session as sessions
+from kqs.store.sqlite import connection, insert, report, retention, schema, space
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.store import SqliteStore
 from kqs.store.sqlite.thread import StoreThread
@@ -27,9 +26,9 @@ SPARE = 24
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sessions, "_SPARE_PAGES", SPARE)
-    monkeypatch.setattr(sessions, "_SHRINK_PAGES", 50)
-    monkeypatch.setattr(sessions, "_SHRINK_S", 0.0)
+    monkeypatch.setattr(space, "_SPARE_PAGES", SPARE)
+    monkeypatch.setattr(space, "_SHRINK_PAGES", 50)
+    monkeypatch.setattr(space, "_SHRINK_S", 0.0)
     return tmp_path / "store.sqlite"
 
 
@@ -70,7 +69,7 @@ def test_a_quiet_store_gives_back_what_it_does_not_use(session: Session, path: P
     fill_and_drop(session)
     session.tidy()
     assert path.stat().st_size > JOBS * 4000 / 2
-    while session.is_idle_work_left:
+    while session.space.is_untidy:
         session.tidy()
     assert path.stat().st_size < 56 * 4096
     assert pages(session, "freelist_count") == SPARE
@@ -79,16 +78,16 @@ def test_a_quiet_store_gives_back_what_it_does_not_use(session: Session, path: P
 def test_a_store_may_shrink_once_nothing_is_left_to_drop(session: Session) -> None:
     fill_and_drop(session)
     before = pages(session)
-    assert not session.wants_shrink
+    assert not session.space.wants_shrink
     assert sweep(session) == 0
-    assert session.wants_shrink
+    assert session.space.wants_shrink
     session.shrink()
     assert pages(session) == before - 50
-    assert session.is_idle_work_left
+    assert session.space.is_untidy
 
 
 def test_it_gives_back_as_much_as_its_time_allows(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_SHRINK_S", 60.0)
+    monkeypatch.setattr(space, "_SHRINK_S", 60.0)
     fill_and_drop(session)
     before = pages(session)
     session.shrink()
@@ -117,7 +116,7 @@ def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytes
     fill_and_drop(session)
     before = pages(session)
     session.tidy()
-    assert (pages(session), session.is_idle_work_left) == (before, False)
+    assert (pages(session), session.space.is_untidy) == (before, False)
     session.close()
 
 
@@ -125,13 +124,13 @@ def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytes
 def test_a_file_that_fails_to_shrink_is_opened_anew(session: Session, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     fill_and_drop(session)
 
-    def fail() -> bool:
+    def fail(_db: object) -> bool:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR
         raise error
 
     with monkeypatch.context() as patches:
-        patches.setattr(session, "_shrink", fail)
+        patches.setattr(session.space, "_shrink", fail)
         getattr(session, how)()
     getattr(session, how)()
     assert sweep(session) == 0
@@ -149,11 +148,11 @@ def test_new_files_can_shrink(tmp_path: Path) -> None:
 def test_short_of_space_it_gives_back_everything_it_can_spare(
     session: Session, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "_GIVE_BACK_S", 60.0)
+    monkeypatch.setattr(space, "_GIVE_BACK_S", 60.0)
     fill_and_drop(session)
-    session.wants_room = True
+    session.space.wants_room = True
     session.give_back()
-    assert not session.wants_room
+    assert not session.space.wants_room
     assert pages(session, "freelist_count") == 0
     assert path.with_name("store.sqlite-wal").stat().st_size == 0
     assert path.stat().st_size < (SPARE + 6) * connection.PAGE_BYTES
@@ -168,7 +167,7 @@ def test_what_cannot_be_given_back_now_is_let_be(session: Session, monkeypatch: 
         raise error
 
     with monkeypatch.context() as patches:
-        patches.setattr(session, "_cut", fail)
+        patches.setattr(session.space, "_cut", fail)
         session.give_back()
     session.close()
     session.give_back()
@@ -185,7 +184,7 @@ async def test_a_store_gives_back_when_it_is_asked_to(tmp_path: Path, monkeypatc
     await store.sync()
     assert await asyncio.to_thread(given.wait, 10)
     assert 0 < store.owed_bytes() < (tmp_path / "store.sqlite").stat().st_size
-    store._session.wants_room = False
+    store._session.space.wants_room = False
     await store.close()
 
 
