@@ -146,11 +146,6 @@ def own_loop() -> None:
     guard.ready = _ready_queue(loop)
 
 
-def is_child() -> bool:
-    """Tell whether this process is a fork of the server's."""
-    return guard.is_child
-
-
 def end_child() -> None:
     """End this process if it is a fork of the server's: what comes now is not its business."""
     if guard.is_child:
