@@ -15,7 +15,7 @@ from kqs.job import MAX_ERROR_CHARS, Accepted, JobRecord, Report, Rescheduled, R
 from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.admission import may_run
-from kqs.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
+from kqs.queue.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 from kqs.states import TRANSITIONS, WAITING, Event, State
 from kqs.verdicts import MAX_DELAY_S
 

@@ -1,7 +1,7 @@
 import pytest
 
 from kqs.options import Options
-from kqs.retry import JITTER_SHARE, ghost_delay_s, may_ghost, may_retry, retry_delay_s
+from kqs.queue.retry import JITTER_SHARE, ghost_delay_s, may_ghost, may_retry, retry_delay_s
 
 
 @pytest.mark.parametrize(("retries", "failures", "again"), [(-1, 10**6, True), (0, 1, False), (2, 2, True), (2, 3, False)])
