@@ -21,12 +21,12 @@ from kqs.executor import Executor, share_decimal_settings
 from kqs.handlers import Registry
 from kqs.log import get_logger
 from kqs.modules import load_modules, taken_types, with_commands
-from kqs.notify import Notifier
 from kqs.outpost.line import Line
 from kqs.outpost.source import WireSource
 from kqs.process import forks
 from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted, until_stopped
+from kqs.process.notify import Notifier
 from kqs.process.sentry import STOP_MARGIN_S, Sentry
 from kqs.process.stop import StopSwitch
 from kqs.process.threads import start_threads

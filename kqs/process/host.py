@@ -11,10 +11,10 @@ import uvloop
 
 from kqs import log as logs
 from kqs.errors import ExitCode, StartupError
-from kqs.notify import Notifier
 from kqs.process import forks, memory
 from kqs.process.descriptors import need_files
 from kqs.process.loop import run_to_end
+from kqs.process.notify import Notifier
 from kqs.process.sentry import Sentry
 from kqs.process.stop import StopSwitch
 from kqs.supervisor import Supervisor

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kqs.notify import Notifier
+from kqs.process.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from kqs.notify import Notifier
+from kqs.process.notify import Notifier
 
 ADDRESS = {"NOTIFY_SOCKET": "/nowhere/notify"}
 
