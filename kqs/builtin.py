@@ -8,7 +8,7 @@ import time
 from msgspec import Raw
 
 import kqs
-from kqs.printable import printable_json
+from kqs.words.printable import printable_json
 
 
 @kqs.handler("ping")

@@ -19,10 +19,10 @@ from kqs.errors import KqsError
 from kqs.job import Run
 from kqs.minding.limits import Limits
 from kqs.models import is_model_class, json_validator
-from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
-from kqs.printable import shortened
 from kqs.progress import progress_of
+from kqs.words.nearest import unknown_name
+from kqs.words.printable import shortened
 
 _decode_json = msgspec.json.Decoder().decode  # integers keep every digit; 1e400 is refused, never made infinite
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from kqs.printable import is_all_seen
-from kqs.words import in_words
+from kqs.words.phrases import in_words
+from kqs.words.printable import is_all_seen
 
 #: also of a resource, a group, a unique key
 MAX_TYPE_BYTES = 200

@@ -12,7 +12,7 @@ from kqs.children.child import Child, End
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, with_its_answer
 from kqs.trouble import Trouble
-from kqs.words import counted
+from kqs.words.phrases import counted
 
 log = get_logger("kqs.children")
 

@@ -11,7 +11,7 @@ import msgspec
 import kqs
 from kqs.config import Config, LogSection, WorkerSection
 from kqs.config.sections import CommandSection
-from kqs.printable import printable
+from kqs.words.printable import printable
 
 #: descriptors under which a child finds its connection, and where it tells how it is
 WIRE = 3

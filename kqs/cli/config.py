@@ -36,7 +36,7 @@ def show_command(path: Path | None, as_lines: bool) -> None:
     """
     from kqs.cli.output import print_line
     from kqs.config import settings_in
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     for setting in settings_in(path, os.environ):
         name, value = ".".join(setting.key), _without_logins(setting.value)

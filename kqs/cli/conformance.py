@@ -93,7 +93,7 @@ def _try(command: Sequence[str], rules: Collection[Rule], within_s: float, as_li
 
 
 def _tell(line: Line) -> None:
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     detail = f": {line.detail}" if line.detail else ""
     click.echo(printable(f"{line.end:<9}  {line.rule.name:<9}  {line.rule.demand}{detail}"))

@@ -51,7 +51,7 @@ def exit_code_of(error: BaseException) -> int:
 
 def say(message: str, command: str = "kqs") -> None:
     """Write one line to stderr, behind what was logged."""
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     if (log := sys.modules.get("kqs.log")) is not None:  # else nothing was, and to import it takes longer than most commands
         log.flush()

@@ -57,7 +57,7 @@ def dump_command(folder: Path) -> None:
     """Print every segment, batch and record, and what is damaged."""
     from kqs.journal import absent
     from kqs.journal.survey import dump
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     is_empty = True
     for line in dump(folder):

@@ -27,7 +27,7 @@ def limit_command(type_: str, *, lift: tuple[str, ...], reset: bool, as_lines: b
     """Limit the jobs of TYPE that run, or begin in a while; without options, show its limits."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     wanted = {name: value for name, value in named.items() if value is not None}
     lifted = {name.replace("-", "_"): None for name in lift}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from kqs.printable import printable, printable_json
+from kqs.words.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console

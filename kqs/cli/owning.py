@@ -132,7 +132,7 @@ def unsubscribe_command(type_: str, subscriber: str, *, as_lines: bool, server: 
 def _subscribe(verb: str, type_: str, subscriber: str, server: Address, *, as_lines: bool) -> None:
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     result = call(server, verb, msgspec.json.encode({"type": type_, "subscriber": subscriber}))
     if as_lines:
@@ -145,7 +145,7 @@ def _subscribe(verb: str, type_: str, subscriber: str, server: Address, *, as_li
 def _turn(verb: str, type_: str | None, schedule: str | None, server: Address, *, as_lines: bool) -> None:
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     if (type_ is None) == (schedule is None):
         raise click.UsageError("expected a TYPE or a --schedule, one of them")

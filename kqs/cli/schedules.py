@@ -108,7 +108,7 @@ def unschedule_command(name: str, *, force: bool, as_lines: bool, server: Addres
     """Remove a schedule. The jobs that it has inserted stay."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     result = call(server, "unschedule", msgspec.json.encode({"name": name} | ({"force": True} if force else {})))
     if as_lines:

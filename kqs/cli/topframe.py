@@ -16,8 +16,8 @@ from kqs.cli.views import (
     type_row,
     worker_row,
 )
-from kqs.printable import printable
 from kqs.states import WAITING
+from kqs.words.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

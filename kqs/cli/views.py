@@ -32,7 +32,7 @@ def explain_command(id_: str, as_lines: bool, server: Address) -> None:
     """Say why a job does not run, or how it has ended."""
     from kqs.cli.connection import call
     from kqs.cli.output import print_line, print_pairs, shown_time
-    from kqs.printable import printable
+    from kqs.words.printable import printable
 
     result = call(server, "explain", msgspec.json.encode(id_))
     if as_lines:

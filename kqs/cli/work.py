@@ -13,8 +13,8 @@ import click
 from kqs.cli.arguments import Seconds, server_option
 from kqs.cli.serve import import_structlog_alone, uncollected
 from kqs.options import WORKER_NAME_RULE, is_worker_name
-from kqs.printable import printable, shortened
 from kqs.process.init import become_init
+from kqs.words.printable import printable, shortened
 
 if TYPE_CHECKING:
     from kqs.client import Address

@@ -21,11 +21,11 @@ import msgspec
 
 from kqs.config.sections import SECTIONS, CommandSection, Config, ScheduleConfig, ScheduleSection, Section, TakingSection
 from kqs.errors import CallError, ExitCode, StartupError
-from kqs.nearest import unknown_name
 from kqs.options import TYPE_RULE, OptionFields, expected, field_types, is_option, is_type
-from kqs.printable import shortened
 from kqs.wire.jobs import decode_job
 from kqs.wire.jobtext import JOB_FIELDS
+from kqs.words.nearest import unknown_name
+from kqs.words.printable import shortened
 
 ENV_CONFIG = "KQS_CONFIG"
 DEFAULT_PATHS = (Path("config/kqs.toml"), Path("/etc/kqs/kqs.toml"))

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from kqs.errors import CallError, StoreCorruptError
-from kqs.nearest import unknown_name
 from kqs.options import Cascade, OptionFields, allowed, expected, is_option
-from kqs.printable import shortened
 from kqs.store.sayings import SayingsPort, Topic
+from kqs.words.nearest import unknown_name
+from kqs.words.printable import shortened
 
 #: types with options by call: all are read at each look
 MAX_SAID = 1000

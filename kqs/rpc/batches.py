@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from kqs.errors import CallError
 from kqs.inserter import Answer
-from kqs.nearest import unknown_name
 from kqs.options import JobFields, PlainJob
 from kqs.rpc.context import Context
 from kqs.rpc.inserts import after_order, refuse_when_draining
@@ -23,6 +22,7 @@ from kqs.wire.jobs import Given
 from kqs.wire.members import Reader, checking_keys
 from kqs.wire.order import batch_text
 from kqs.wire.steps import Steps
+from kqs.words.nearest import unknown_name
 
 _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode

@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.nearest import unknown_name
 from kqs.rpc import changing, reading, scheduling, steering, working
 from kqs.rpc.batches import batching
 from kqs.rpc.changing import Tell
@@ -44,6 +43,7 @@ from kqs.rpc.parsing import AnyParameters, parse
 from kqs.rpc.peer import Peer, answer_later
 from kqs.wire.call import Call, detached
 from kqs.wire.steps import Steps
+from kqs.words.nearest import unknown_name
 
 _encode = msgspec.json.Encoder().encode
 PONG = Raw(b'"pong"')

@@ -10,11 +10,11 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.nearest import unknown_name
 from kqs.options import MAX_TYPE_BYTES, expected, field_types
 from kqs.wire import strict
 from kqs.wire.call import POSITIONAL, Call
 from kqs.wire.members import check_keys
+from kqs.words.nearest import unknown_name
 
 #: Longest argument of most calls, in bytes: a dozen names, each of their characters escaped.
 MAX_ARGUMENT_BYTES = 80 * MAX_TYPE_BYTES

@@ -15,7 +15,6 @@ from msgspec import UNSET, Raw, UnsetType
 from kqs.errors import CallError
 from kqs.executor.outcomes import MAX_RESULT_BYTES
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
-from kqs.nearest import unknown_name
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.rpc.parsing import argument_of
@@ -26,6 +25,7 @@ from kqs.wire.call import NULL, Call
 from kqs.wire.runs import MAX_ROOM
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps
+from kqs.words.nearest import unknown_name
 
 _NO_REASON = "the worker gave no reason"
 

@@ -14,7 +14,7 @@ from kqs.job import JobRecord, RunRecord
 from kqs.queue.limits import Reached
 from kqs.states import ENDED, State
 from kqs.store.base import DAMAGED, Holder
-from kqs.words import counted
+from kqs.words.phrases import counted
 
 #: jobs before one are counted up to here
 MOST_BEFORE = 1000

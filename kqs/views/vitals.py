@@ -16,7 +16,7 @@ from kqs.states import State, waiting_count
 from kqs.trouble import Trouble
 from kqs.views.counted import Counted
 from kqs.views.views import Views, soon
-from kqs.words import counted
+from kqs.words.phrases import counted
 
 log = get_logger("kqs")
 

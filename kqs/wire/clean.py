@@ -12,10 +12,10 @@ from msgspec import UNSET, Meta, Raw
 
 from kqs.errors import CallError
 from kqs.ids import ID_PATTERN
-from kqs.nearest import unknown_name
 from kqs.options import Job, JobFields, expected, is_type
 from kqs.wire import strict
 from kqs.wire.jobtext import FIELD_TYPES
+from kqs.words.nearest import unknown_name
 
 _MAX_UNIX_S = 10**11  # the year 5138; far beyond it, microseconds no longer fit 64 bits
 _MAX_KNOWN_TYPES = 10_000  # a client may invent types without end

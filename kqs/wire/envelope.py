@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.nearest import unknown_name
 from kqs.wire import strict
 from kqs.wire.members import Reader, walking
 from kqs.wire.scan import SHORT_BYTES
 from kqs.wire.steps import Steps
+from kqs.words.nearest import unknown_name
 
 MAX_ID_BYTES = 200  # it is echoed with every answer
 

@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.nearest import unknown_name
 from kqs.options import MAX_ID_CHARACTERS, MOST_AFTER, Job, JobFields, PlainJob, expected
 from kqs.wire import strict
 from kqs.wire.clean import are_clean, fault_of, mismatch
@@ -25,6 +24,7 @@ from kqs.wire.jobtext import FIELD_TYPES, JOB_FIELDS, is_array_text, place_of, w
 from kqs.wire.members import Reader, walking
 from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps, finish
+from kqs.words.nearest import unknown_name
 
 #: Bytes of any field but data, so that none is decoded that takes long: the most ids, each of their characters escaped.
 _FIELD_BYTES = MOST_AFTER * (6 * MAX_ID_CHARACTERS + 3)

@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.nearest import unknown_name
-from kqs.printable import printable, shortened
 from kqs.wire.scan import SHORT_BYTES, end_of_value, runs
 from kqs.wire.steps import Steps
+from kqs.words.nearest import unknown_name
+from kqs.words.printable import printable, shortened
 
 _ABSENT = Raw()
 

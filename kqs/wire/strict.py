@@ -18,9 +18,9 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.printable import SHOWN_CHARS, printable, shortened
 from kqs.wire.scan import BLOCK_BYTES, SHORT_BYTES, deepest
 from kqs.wire.steps import Steps, finish
+from kqs.words.printable import SHOWN_CHARS, printable, shortened
 
 #: Levels of arrays and objects in one line, its own object included. It protects every later reader of the data from its
 #: own recursion limit; CPython stops at 1,000, orjson at 1,024, PHP at 512.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from kqs.queue.leaving import LEAVE_S
-from kqs.words import counted
+from kqs.words.phrases import counted
 from kqs.worker.lane import Lane
 
 #: a lost run whose handler has not ended so long after its cancellation is given up, in s: nobody waits for it any longer

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kqs.printable import printable, printable_json
+from kqs.words.printable import printable, printable_json
 
 # C0, C1, separators, direction marks, zero width, byte-order mark, tags, private use, unassigned
 UNSEEN = [

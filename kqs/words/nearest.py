@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from kqs.printable import SHOWN_CHARS, printable, shortened
+from kqs.words.printable import SHOWN_CHARS, printable, shortened
 
 #: Of 1. Names that share two letters of three in their order are near: a slip, a plural, a synonym's beginning.
 CUTOFF = 0.6

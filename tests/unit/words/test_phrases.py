@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from kqs.words import counted, in_words
+from kqs.words.phrases import counted, in_words
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from kqs.nearest import unknown_name
+from kqs.words.nearest import unknown_name
 
 
 def test_an_unknown_name_is_told_with_the_nearest() -> None:
