@@ -17,10 +17,10 @@ import msgspec
 
 from kqs.errors import KqsError
 from kqs.job import Run
+from kqs.made.models import is_model_class, json_validator
+from kqs.made.progress import progress_of
 from kqs.minding.limits import Limits
-from kqs.models import is_model_class, json_validator
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
-from kqs.progress import progress_of
 from kqs.words.nearest import unknown_name
 from kqs.words.printable import shortened
 
@@ -111,7 +111,7 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
         return not self.is_over and self.keep(progress_of(value))
 
     def keep(self, progress: bytes) -> bool:
-        """Do what `save` does with what `kqs.progress` has made of it."""
+        """Do what `save` does with what `kqs.made.progress` has made of it."""
         if not self.touch():
             return False
         self.saved = progress

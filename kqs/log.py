@@ -23,7 +23,7 @@ from structlog.typing import EventDict, Processor
 
 from kqs.config.sections import LogSection
 from kqs.logwriter import LineWriter
-from kqs.traces import trace_of
+from kqs.made.traces import trace_of
 from kqs.words.printable import printable
 
 #: longest value and longest message, in characters: a payload of 16 MiB is no log line

@@ -16,8 +16,8 @@ import msgspec
 
 from kqs.client.address import MAX_PORT, Address
 from kqs.errors import CallError
+from kqs.made.plain import plain
 from kqs.options import MAX_SECONDS
-from kqs.plain import plain
 from kqs.wire.steps import finish
 from kqs.wire.strict import refusing
 

@@ -16,8 +16,8 @@ from kqs.commands.verdict import result_of
 from kqs.handlers import Command, JobContext
 from kqs.job import Run
 from kqs.log import get_logger
+from kqs.made.progress import checked_progress
 from kqs.minding.frames import Order, Unstarted
-from kqs.progress import checked_progress
 from kqs.supervisor import Supervisor
 
 _log = get_logger("kqs.commands")

@@ -12,11 +12,11 @@ from kqs import verdicts
 from kqs.handlers import Handler
 from kqs.job import Run
 from kqs.log import get_logger
-from kqs.models import is_misfit
+from kqs.made.models import is_misfit
+from kqs.made.traces import end_of, text_of, trace_of
+from kqs.made.values import written
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.process import forks
-from kqs.traces import end_of, text_of, trace_of
-from kqs.values import written
 from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 _log = get_logger("kqs.executor")

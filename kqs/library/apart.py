@@ -24,8 +24,8 @@ from kqs.library.bulk import BulkStore
 from kqs.library.data import MAX_DATA_BYTES, data_of
 from kqs.library.job import JobRecord
 from kqs.log import get_logger
+from kqs.made.traces import text_of
 from kqs.supervisor import Supervisor, when_done
-from kqs.traces import text_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

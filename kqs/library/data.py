@@ -9,8 +9,8 @@ import msgspec
 
 from kqs.errors import CallError
 from kqs.handlers import default_registry
-from kqs.models import json_validator
-from kqs.values import written
+from kqs.made.models import json_validator
+from kqs.made.values import written
 from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 #: longer data fits no line

@@ -1,7 +1,7 @@
 """Which JSON a command may say of its progress, as the server reads it. Pure.
 
-The server has the last word (kqs.progress). What it would refuse must not take the place of what it keeps, and its own rule
-needs more than the standard library.
+The server has the last word (kqs.made.progress). What it would refuse must not take the place of what it keeps, and its own
+rule needs more than the standard library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from kqs.minding.frames import PROGRESS_BYTES
 
-#: the deepest arrays and objects that are kept; kqs.values has the same bound, which cannot be imported from here
+#: the deepest arrays and objects that are kept; kqs.made.values has the same bound, which cannot be imported from here
 LEVELS = 60
 
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')

@@ -15,10 +15,10 @@ from msgspec import UNSET, Raw, UnsetType
 from kqs.errors import CallError
 from kqs.executor.outcomes import MAX_RESULT_BYTES
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
+from kqs.made.values import MAX_LEVELS
 from kqs.options import PRIORITIES, OptionFields, expected, is_option
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.rpc.parsing import argument_of
-from kqs.values import MAX_LEVELS
 from kqs.verdicts import MAX_DELAY_S
 from kqs.wire import members, strict
 from kqs.wire.call import NULL, Call

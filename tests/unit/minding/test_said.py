@@ -7,10 +7,10 @@ import random
 import pytest
 
 from kqs.job import MAX_PROGRESS_BYTES
+from kqs.made.progress import checked_progress
+from kqs.made.values import MAX_LEVELS
 from kqs.minding.frames import PROGRESS_BYTES
 from kqs.minding.said import LEVELS, may_be_kept
-from kqs.progress import checked_progress
-from kqs.values import MAX_LEVELS
 
 KEPT = [
     b"5",

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from kqs.models import is_model
-from kqs.plain import plain
+from kqs.made.models import is_model
+from kqs.made.plain import plain
 from kqs.wire.strict import MAX_DEPTH, is_clean_text, is_deeper
 
 #: levels of arrays and objects: a line that brings a value has four of its own at most

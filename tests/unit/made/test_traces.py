@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kqs import traces
-from kqs.traces import HEAD_CHARS, MAX_CHARS, MAX_EXCEPTIONS, MAX_FRAMES, MAX_NOTES, TOLD_EXCEPTIONS, text_of, trace_of
+from kqs.made import traces
+from kqs.made.traces import HEAD_CHARS, MAX_CHARS, MAX_EXCEPTIONS, MAX_FRAMES, MAX_NOTES, TOLD_EXCEPTIONS, text_of, trace_of
 
 
 class CountedError(Exception):

@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from kqs.handlers import JobContext
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS
+from kqs.made.progress import checked_progress, progress_of
+from kqs.made.values import MAX_LEVELS
 from kqs.options import Options
-from kqs.progress import checked_progress, progress_of
-from kqs.values import MAX_LEVELS
 from tests.support.jobs import a_run
 
 

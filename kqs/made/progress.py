@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kqs.errors import CallError
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS
-from kqs.values import MAX_LEVELS, written
+from kqs.made.values import MAX_LEVELS, written
 from kqs.wire.steps import finish
 from kqs.wire.strict import checking_json, is_deeper
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from kqs.models import is_misfit, is_model, is_model_class, json_validator
+from kqs.made.models import is_misfit, is_model, is_model_class, json_validator
 
 
 class Size(BaseModel):
@@ -46,6 +46,6 @@ def test_what_is_no_data_is_a_type_error() -> None:
 
 
 def test_where_nobody_has_imported_pydantic_nothing_is_a_model() -> None:
-    program = "import sys, kqs.models as m; print(m.is_model(5), m.is_misfit(ValueError()), 'pydantic' in sys.modules)"
+    program = "import sys, kqs.made.models as m; print(m.is_model(5), m.is_misfit(ValueError()), 'pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "False"]
