@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from kqs.crc import crc32c
-from kqs.store.sqlite.rows import ManyRows, cut, json_list
+from kqs.job import Accepted
+from kqs.store.sqlite.rows import MOST_ROW_BYTES, ManyRows, cut, json_list
 
 _PUT = ManyRows("insert into bulk (ord, crc32c, data)", "(?,?,?)", "on conflict do nothing")
 # one row for all (see rows.py): what is short as JSON, all data joined, to be cut by length
@@ -56,3 +57,8 @@ def lengths(db: sqlite3.Connection, orders: Iterable[int]) -> dict[int, int]:
 def delete(db: sqlite3.Connection, orders_json: str) -> None:
     """Delete the data of these jobs, where there is any."""
     db.execute(_DELETE, (orders_json,))
+
+
+def row_lengths(jobs: Sequence[Accepted], bulk_bytes: int) -> Sequence[int]:
+    """Return how long the data of these jobs is, which stands in their rows up to `bulk_bytes`, if that must be looked at."""
+    return [len(job.data) for job in jobs] if bulk_bytes > MOST_ROW_BYTES else ()

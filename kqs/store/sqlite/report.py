@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kqs.job import Claim, Report
+from kqs.job import Accepted, Claim, Report
 from kqs.states import ENDED, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
@@ -140,6 +140,13 @@ def report(session: Session, reports: Sequence[Report]) -> list[bool]:
         _apply(session, reports)
         return [True] * len(reports)
     return _report_some(session, reports, granted, fences)
+
+
+def report_new(session: Session, jobs: Sequence[Accepted]) -> None:
+    """Record how the runs of jobs ended that were just stored as claimed, where they have."""
+    if ends := [job.end for job in jobs if job.end is not None]:
+        verdicts = report(session, ends)
+        assert all(verdicts), "each is of attempt 1, which was just stored"
 
 
 def _end_if_running(session: Session, reports: Sequence[Report]) -> bool:

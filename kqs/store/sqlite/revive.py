@@ -1,7 +1,7 @@
 """Letting jobs that have ended wait again, at the tail: under new orders, by which rows stand and are known to each other.
 
 The id stays, so from then on it is kept in the row as one that a client gave, and so is the instant of acceptance. Nothing but
-the row, its long data and its progress goes by the order; of a replay see insert.py, `_retaken`.
+the row, its long data and its progress goes by the order; of a replay see `taken_ids.retaken`.
 """
 
 from __future__ import annotations
