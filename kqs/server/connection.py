@@ -8,12 +8,6 @@ answers is written at its end, in one piece. A connection that says nothing has 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import ipaddress
-import socket
-import sys
-import termios
 from typing import Protocol, cast
 
 from kqs.config import ServerSection
@@ -24,22 +18,17 @@ from kqs.rpc.context import Context
 from kqs.rpc.conversation import Conversation
 from kqs.rpc.lines import SHORT_BYTES, Lines
 from kqs.rpc.turns import NOTED_S, SLICE_S, clock
+from kqs.server import sockets
+from kqs.server.draining import Draining
 from kqs.server.resets import Resets
-from kqs.supervisor import Judgement
 from kqs.wire.call import BadLine
 from kqs.wire.foreign import Greeting
 
 #: Untaken answers beyond which the peer is not read. A tick reads at most 256 KiB, whose echo must fit beside a rest.
 WRITE_HIGH_BYTES = 1024 * 1024
 WRITE_LOW_BYTES = 256 * 1024
-#: A peer that takes none of its answers for so long is cut off.
-UNDRAINED_S = 30.0
-#: The same while the server stops: what nobody takes is not worth the rest of it. A packet that is lost three times in a row
-#: comes within some 1.5 s.
-HURRIED_S = 2.0
 #: So much more of a long line is progress: its sender is not one of those that leave it lying.
 PROGRESS_BYTES = 16 * 1024
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
 class Owner(Protocol):
@@ -104,8 +93,7 @@ class Connection(asyncio.Protocol):
         self._is_ending = False  # nothing more will be read
         self._line_bytes = 0  # of a long unfinished line, when it last made progress
         self._written_bytes = 0
-        self._drain_timer: Judgement | None = None
-        self._patience_s = UNDRAINED_S
+        self._draining = Draining(owner.context.supervisor, self._reached_bytes, self.abort)
         self._descriptor = -1
         self._watched: int | None = None  # its descriptor, once it has sent its end of input
         self._is_deserted = False  # and was reset after that
@@ -119,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._descriptor = sock.fileno()
         refusal = self._owner.admit(self)
         if refusal is None:
-            _tune(sock)
+            sockets.tune(sock)
         else:
             self.turn_away(refusal)
 
@@ -176,11 +164,8 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def hurry(self) -> None:
-        """Wait no longer than HURRIED_S from now on for a peer that takes none of its answers: the server stops. Idempotent."""
-        self._patience_s = min(self._patience_s, HURRIED_S)
-        if self._drain_timer is not None:
-            self._stop_watching()
-            self._watch_draining()
+        """Wait for no long time any more for a peer that takes none of its answers: the server stops. Idempotent."""
+        self._draining.hurry()
 
     def end_waits(self) -> None:
         """Answer the calls that wait for jobs to end: the server stops."""
@@ -203,7 +188,7 @@ class Connection(asyncio.Protocol):
         self._is_ending = True
         self._transport = None
         self._watch_no_reset()
-        self._stop_watching()
+        self._draining.stop()
         self._conversation.forget()
         self._lines.leave(self)
         self._owner.dismiss(self)
@@ -229,14 +214,14 @@ class Connection(asyncio.Protocol):
         self._peer.standing.pause()
         self._stop_reading()
         if not self._is_own:
-            self._watch_draining()
+            self._draining.watch()
 
     def resume_writing(self) -> None:
         """Go on with a peer that has taken its answers."""
         self._is_blocked = False
         self._lines.note_free(self)
         self._peer.standing.resume()
-        self._stop_watching()
+        self._draining.stop()
         self._owner.wake_later(self)
 
     def wake(self) -> None:
@@ -290,24 +275,17 @@ class Connection(asyncio.Protocol):
     @property
     def where(self) -> str:
         """Return where the peer is, for the log."""
-        found = self._transport.get_extra_info("peername") if self._transport else None
-        return f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "unix"
+        return sockets.where(self._transport)
 
     @property
     def is_unix(self) -> bool:
         """Tell whether the peer came over the UNIX socket."""
-        sock = self._transport.get_extra_info("socket") if self._transport else None
-        return sock is not None and sock.family == socket.AF_UNIX
+        return sockets.is_unix(self._transport)
 
     @property
     def is_of_this_machine(self) -> bool:
         """Tell whether the peer is on this machine."""
-        found = self._transport.get_extra_info("peername") if self._transport else None
-        if not isinstance(found, tuple):
-            return self.is_unix
-        address = ipaddress.ip_address(found[0].partition("%")[0])
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
+        return sockets.is_of_this_machine(self._transport)
 
     def _answered(self, at_once: bool) -> None:
         if at_once:
@@ -390,7 +368,7 @@ class Connection(asyncio.Protocol):
         self._watch_no_reset()
         if self._transport is not None:
             if self._transport.get_write_buffer_size():
-                self._watch_draining()
+                self._draining.watch()
             self._transport.close()
 
     def _stop_reading(self) -> None:
@@ -403,45 +381,6 @@ class Connection(asyncio.Protocol):
             self._is_reading = True
             self._transport.resume_reading()
 
-    def _watch_draining(self) -> None:
-        if self._drain_timer is None:
-            self._drain_timer = self._owner.context.supervisor.judge_later(
-                self._patience_s, "connection", self._cut_off_unless_drained_since, self._reached_bytes
-            )
-
-    def _stop_watching(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-            self._drain_timer = None
-
-    @property
     def _reached_bytes(self) -> int:
         """Return how many have reached the peer: of megabytes the kernel makes room only once a third of them has."""
-        return self.taken_bytes - (_unsent_bytes(self._descriptor) if self._transport is not None else 0)
-
-    def _cut_off_unless_drained_since(self, reached_bytes: int) -> None:
-        self._drain_timer = None
-        if self._reached_bytes > reached_bytes:
-            self._watch_draining()  # slow is not dead
-        else:
-            self.abort()
-
-
-def _unsent_bytes(descriptor: int) -> int:
-    """Return how much of what was written to a socket the kernel holds still; 0 if it does not tell."""
-    try:
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (OSError, ValueError):
-        return 0
-
-
-def _tune(sock: socket.socket | None) -> None:
-    """Send small answers at once, and notice peers that vanished."""
-    if sock is None or sock.family == socket.AF_UNIX:
-        return
-    with contextlib.suppress(OSError):  # the peer may be gone already
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return self.taken_bytes - (sockets.unsent_bytes(self._descriptor) if self._transport is not None else 0)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kqs.server import connection as connection_module
+from kqs.server import draining
 from kqs.wire.foreign import Greeting
 from tests.support.serving import serving
 from tests.support.talking import LOOPS, Talk, talking
@@ -180,7 +180,7 @@ def test_a_peer_that_resets_in_the_middle_of_its_calls_harms_nobody(talk: Talk) 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_peer_that_never_reads_is_not_read_and_then_cut_off(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0.05)
+    monkeypatch.setattr(draining, "UNDRAINED_S", 0.05)
     with talking(loop) as server, socket.create_connection(server.server.addresses[0]) as deaf:
         deaf.setblocking(False)
         call = b'{"n":"echo","m":"%b"}\n' % (b"x" * 50_000)

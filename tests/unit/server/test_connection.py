@@ -12,6 +12,7 @@ from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.rpc.context import Context
 from kqs.server import connection as connection_module
+from kqs.server import draining
 from kqs.server.connection import Connection
 from kqs.server.resets import Resets
 from tests.support.backend import MemoryBackend
@@ -188,14 +189,14 @@ async def test_input_that_came_before_the_rest_is_held_and_run_after_it() -> Non
 
 
 async def test_a_peer_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    monkeypatch.setattr(draining, "UNDRAINED_S", 0)
     connection, transport = connected(StubOwner())
     connection.pause_writing()
     await until(lambda: transport.is_aborted)
 
 
 async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    monkeypatch.setattr(draining, "UNDRAINED_S", 0)
     connection, transport = connected(StubOwner())
     connection.data_received(PING * 100)
     transport.untaken = 100
@@ -208,18 +209,18 @@ async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: 
 
 
 async def test_a_peer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0.01)
+    monkeypatch.setattr(draining, "UNDRAINED_S", 0.01)
     connection, transport = connected(StubOwner())
     connection.pause_writing()
     time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is the test
     asyncio.get_running_loop().call_later(0.1, connection.resume_writing)
-    await until(lambda: connection._drain_timer is None)
+    await until(lambda: not connection._draining.is_watched)
     assert not transport.is_aborted
     connection.connection_lost(None)
 
 
 async def test_answers_that_nobody_takes_do_not_keep_a_closing_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "UNDRAINED_S", 0)
+    monkeypatch.setattr(draining, "UNDRAINED_S", 0)
     connection, transport = connected(StubOwner())
     transport.untaken = 10
     connection.eof_received()

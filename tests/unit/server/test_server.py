@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kqs.server import connection as connection_module
+from kqs.server import draining
 from kqs.server.connection import Connection
 from kqs.server.server import RESERVED_CONNECTIONS
 from tests.support.talking import LOOPS, Talk, talking
@@ -145,7 +145,7 @@ def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_stop_waits_for_a_peer_as_long_as_it_takes_its_answers(loop: str, reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HURRIED_S", 0.2)
+    monkeypatch.setattr(draining, "HURRIED_S", 0.2)
     asked = 0
     with talking(loop, stop_s=15.0) as talk, socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
