@@ -25,7 +25,8 @@ from kqs.wire.steps import Steps, finish
 DEFAULT_INSERT_JOBS = 100_000
 #: jobs in one insert, copies for subscribers included, if there are any: they are taken in at once
 MOST_FANNED = 4000
-_JOBS_A_STEP = 1000
+#: jobs that are checked, or answered, in one step; the answer to more is made in steps
+JOBS_A_STEP = 1000
 
 #: told of a record that it is flushed, or why it may not be
 Settled = Callable[[Record, JournalError | None], None]
@@ -206,12 +207,12 @@ class Inserter:
                     raise CallError(f"{where}copies: expected an id for each type, got others", "bad_job")
             if is_told(job):
                 given.told[index] = _told_of(job)
-            if index % _JOBS_A_STEP == 0:
+            if index % JOBS_A_STEP == 0:
                 yield
-        given.asked, given.batches = asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
+        given.asked, given.batches = yield from asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
         if given.asked or given.batches:
-            given.askers = askers_of(given.jobs, before)
-        if len(given.jobs) > _JOBS_A_STEP:
+            given.askers = yield from askers_of(given.jobs, before)
+        if len(given.jobs) > JOBS_A_STEP:
             yield  # to keep so many is long enough by itself
         return given
 
@@ -346,7 +347,7 @@ class _Telling:
     def tell(self, first_order: int, found: Found, told: AnswersTold, run: Callable[[Steps[None]], None]) -> None:
         """Tell the answers to all jobs, of which the first was numbered `first_order`; by `run`, if they are many."""
         steps = self._answering(first_order, found, told)
-        if len(self._own_ids) > _JOBS_A_STEP:
+        if len(self._own_ids) > JOBS_A_STEP:
             run(steps)
         else:
             finish(steps)
@@ -354,8 +355,8 @@ class _Telling:
     def _answering(self, first_order: int, found: Found, tell: AnswersTold) -> Steps[None]:
         made = self._ids.of
         answers: list[Answer] = []
-        for start in range(0, len(self._own_ids), _JOBS_A_STEP):
-            own_ids = self._own_ids[start : start + _JOBS_A_STEP]
+        for start in range(0, len(self._own_ids), JOBS_A_STEP):
+            own_ids = self._own_ids[start : start + JOBS_A_STEP]
             answers += [made(order) if own is None else own for order, own in enumerate(own_ids, first_order + start)]
             yield
         for count, (index, told) in enumerate(self._told.items(), 1):
@@ -368,7 +369,7 @@ class _Telling:
             else:
                 job_id = str(answers[index]) if joined is None else joined
                 answers[index] = Inserted(job_id, joined is None and order not in found.known) if told.is_full else job_id
-            if count % _JOBS_A_STEP == 0:
+            if count % JOBS_A_STEP == 0:
                 yield
         tell(answers)
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
-from kqs.inserter import Answer
+from kqs.inserter import JOBS_A_STEP, Answer
 from kqs.journal.format import Record
 from kqs.options import PlainJob
 from kqs.rpc.context import MAX_ORDERED_BYTES, Context
@@ -25,7 +25,7 @@ from kqs.wire.call import NULL, Call, detached
 from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
 from kqs.wire.order import is_ordered
-from kqs.wire.steps import Steps
+from kqs.wire.steps import Steps, finish
 
 _encode = msgspec.json.Encoder().encode
 _NO_IDS = Raw(b"[]")
@@ -130,12 +130,12 @@ def refuse_when_draining(context: Context) -> None:
 
 
 def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: float) -> None:
-    """Insert jobs of which some are answered with more than their id, when the store has told what became of them.
+    """Insert jobs that are answered in steps, since they are many, or when the store has told what became of some of them.
 
     Args: waits_s: as for `_insert_checked`.
     """
     context, is_array, own_id = peer.context, given.is_array, given.jobs[0].id
-    counters = context.counters
+    counters, are_told = context.counters, given.told
     hotjob: Hotjob | None = None
 
     def told(answers: list[Answer] | Exception) -> None:
@@ -144,11 +144,12 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
                 hotjob.leave()
             peer.refuse(call, *translate(answers))
         else:
-            counters.jobs_inserted += sum([not isinstance(answer, Refused) for answer in answers])
+            counters.jobs_inserted += len(answers) - sum(isinstance(answers[index], Refused) for index in are_told)
             if is_array:
-                peer.answer(call, _encode(answers))
-            else:
-                _tell_one(peer, call, answers[0], hotjob, waits_s)
+                run = context.slices.run if len(answers) > JOBS_A_STEP else finish
+                run(_telling_all(peer, call, answers))
+                return
+            _tell_one(peer, call, answers[0], hotjob, waits_s)
         peer.settle()
 
     if waits_s:
@@ -157,6 +158,16 @@ def _insert_told(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: f
     peer.await_flush(record)
     if waits_s:  # from here on, since the job may have ended before its answer is told, and leave no record
         hotjob = Hotjob(peer, call, context.inserter.ids_of([own_id], record.first_order)[0])
+
+
+def _telling_all(peer: Peer, call: Call, answers: list[Answer]) -> Steps[None]:
+    """Answer the insert of an array in steps, and settle it."""
+    parts = []
+    for start in range(0, len(answers), JOBS_A_STEP):
+        parts.append(_encode(answers[start : start + JOBS_A_STEP])[1:-1])
+        yield
+    peer.answer(call, b"[%b]" % b",".join(parts))
+    peer.settle()
 
 
 def _tell_one(peer: Peer, call: Call, answer: Answer, hotjob: Hotjob | None, waits_s: float) -> None:
@@ -175,7 +186,7 @@ def _tell_one(peer: Peer, call: Call, answer: Answer, hotjob: Hotjob | None, wai
 
 def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s: float) -> None:
     """Keep checked jobs. waits_s: how long the call waits for the job's end; 0.0: not. Raises: CallError, JournalError."""
-    if given.told:
+    if given.told or len(given.jobs) > JOBS_A_STEP:
         _insert_told(peer, call, given, adopted, waits_s)
         return
     context, is_array = peer.context, given.is_array

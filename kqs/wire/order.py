@@ -5,15 +5,18 @@ A job may only wait for what is known. So a cycle can only be made by jobs of on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields
+from kqs.wire.steps import Steps
 
 #: of all jobs of an insert together, so many may be waited for: each is a row of the store, which takes them at once
 MOST_TIES = 10_000
 #: jobs in an array of which some wait for others of it: they are stored at once
 MOST_TIED = 4000
+#: jobs that are looked at in one step: 0.2 ms
+_JOBS_A_STEP = 1000
 
 _AFTER = b'"after"'
 #: how the record of a batch begins, and no other: what a client sends cannot name that field
@@ -25,45 +28,65 @@ def is_ordered(job: Job) -> bool:
     return isinstance(job, JobFields) and (job.after is not None or job.batch is not None)
 
 
-def asked_of(jobs: Sequence[Job], text: bytes, *, is_array: bool, before: int = 0) -> tuple[list[str], list[str]]:
-    """Check which jobs these wait for.
+def asked_of(jobs: Sequence[Job], text: bytes, *, is_array: bool, before: int = 0) -> Steps[tuple[list[str], list[str]]]:
+    """Check in steps which jobs these wait for.
 
     Args: text: what they were decoded from. before: how many jobs stand before the one that has the position 0.
     Returns: the ids of other jobs that must be known, and of batches that must be open.
     Raises: CallError: bad_job, too_large.
     """
-    ordered = [(index, job) for index, job in enumerate(jobs) if isinstance(job, JobFields) and is_ordered(job)]
-    if not ordered:
-        return [], []
-    if sum(len(job.after or ()) for _, job in ordered) > MOST_TIES:
-        raise CallError(f"expected at most {MOST_TIES} jobs in all `after` of one insert", "too_large")
-    asked, ties = _asked_and_ties(jobs, ordered, before, is_array=is_array)
+    waiting: list[tuple[int, JobFields]] = []
+    batches: dict[str, None] = {}
+    count = 0
+    for index, job in enumerate(jobs):
+        if isinstance(job, JobFields):
+            if job.after:
+                waiting.append((index, job))
+                count += len(job.after)
+                if count > MOST_TIES:
+                    raise CallError(f"expected at most {MOST_TIES} jobs in all `after` of one insert", "too_large")
+            if job.batch is not None:
+                batches[job.batch] = None
+        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+            yield
+    own = (yield from _places(jobs)) if waiting else {}
+    asked, ties = _asked_and_ties(waiting, own, len(jobs), before, is_array=is_array)
     if ties:
         if len(jobs) > MOST_TIED:
             raise CallError(f"expected at most {MOST_TIED} jobs in an array of which some wait for others of it", "too_large")
         if _AFTER not in text:
             raise CallError("after: expected its name without escapes", "bad_job")
         _refuse_cycles(ties)
-    return list(asked), list(dict.fromkeys([job.batch for _, job in ordered if job.batch is not None]))
+    return list(asked), list(batches)
+
+
+def _places(jobs: Sequence[Job]) -> Steps[dict[str, int]]:
+    """Return in steps where each id of some jobs stands first."""
+    own: dict[str, int] = {}
+    for index, job in enumerate(jobs):
+        if job.id is not None:
+            own.setdefault(job.id, index)
+        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+            yield
+    return own
 
 
 def _asked_and_ties(
-    jobs: Sequence[Job], ordered: Sequence[tuple[int, JobFields]], before: int, *, is_array: bool
+    waiting: Sequence[tuple[int, JobFields]], own: Mapping[str, int], count: int, before: int, *, is_array: bool
 ) -> tuple[dict[str, None], dict[int, list[int]]]:
-    """Return the ids of others that some jobs wait for; and, by index, which of their own array they do."""
-    own: dict[str, int] = {}
-    for index, one in enumerate(jobs):
-        if one.id is not None:
-            own.setdefault(one.id, index)
+    """Return the ids of others that some of `count` jobs wait for; and, by index, which of their own array they do.
+
+    own: the ids of the array, and where each stands first.
+    """
     asked: dict[str, None] = {}
     ties: dict[int, list[int]] = {}
-    for index, job in ordered:
+    for index, job in waiting:
         place = f"job {index}: " if is_array else ""
         for parent in job.after or ():
             if isinstance(parent, str):
                 tied = own.get(parent)
             else:
-                tied = before + _position(parent, len(jobs) - before, place, is_array=is_array)
+                tied = before + _position(parent, count - before, place, is_array=is_array)
             if parent == job.batch or (tied is not None and tied < before <= index):
                 raise CallError(f"{place}after: the job would wait for its own batch, which waits for it", "bad_job")
             if tied is None:
@@ -75,14 +98,20 @@ def _asked_and_ties(
     return asked, ties
 
 
-def askers_of(jobs: Sequence[Job], before: int) -> list[str]:
-    """Return the ids of the jobs that make nothing, and so ask for nothing, if they are known: [] if one has no own.
+def askers_of(jobs: Sequence[Job], before: int) -> Steps[list[str]]:
+    """Return in steps the ids of the jobs that make nothing, and so ask for nothing, if they are known: [] if one has no own.
 
     Args: before: 1: the first is the `then` of a batch, which makes nothing without it.
     """
-    asking = jobs[:before] or [job for job in jobs if is_ordered(job)]
-    ids = [job.id for job in asking if job.id is not None]
-    return ids if len(ids) == len(asking) else []
+    ids: list[str] = []
+    for index, job in enumerate(jobs[:before] or jobs):
+        if before or is_ordered(job):
+            if job.id is None:
+                return []
+            ids.append(job.id)
+        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+            yield
+    return ids
 
 
 def _position(position: int, count: int, place: str, *, is_array: bool) -> int:

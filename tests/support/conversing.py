@@ -22,6 +22,17 @@ class AtOnce(Slices):
         finish(work)
 
 
+class PutOff(Slices):
+    """Does nothing of what takes long."""
+
+    def __init__(self) -> None:
+        super().__init__(StrictSupervisor())
+        self.waiting: list[Steps[None]] = []
+
+    def run(self, work: Steps[None], size: int = 0) -> None:
+        self.waiting.append(work)
+
+
 class Conversing:
     """`hear` feeds bytes and returns what was answered at once; `settled` lets deferred calls finish, and returns theirs.
 
@@ -68,6 +79,12 @@ class Conversing:
             self.proceed()
             answers += self.answers()
         return answers
+
+
+def put_off(talk: Conversing) -> list[Steps[None]]:
+    """Have nothing done that takes long; return what it is."""
+    talk.context.slices = slices = PutOff()
+    return slices.waiting
 
 
 def codes(answers: list[dict[str, Any]]) -> list[str]:

@@ -6,12 +6,10 @@ import msgspec
 import pytest
 
 from kqs.rpc import context as context_module
-from kqs.rpc.slices import Slices
 from kqs.wire import dialect
 from kqs.wire.jsonrpc import MAX_BATCH_CALLS
-from kqs.wire.steps import Steps, finish
-from tests.support.conversing import Conversing, codes
-from tests.support.supervising import StrictSupervisor
+from kqs.wire.steps import finish
+from tests.support.conversing import Conversing, codes, put_off
 
 TRANSCRIPT = (
     b'{"n":"ping"}\n{"v":1,"id":1,"n":"echo","m":{"a":[1.50,"\xc3\xa9"]}}\r\n\n'
@@ -188,23 +186,6 @@ async def test_a_long_line_is_answered_in_its_turn(line: bytes) -> None:
     ping = b'{"id":0,"n":"ping"}\n'
     answers = await Conversing(max_line_bytes=10**6).settled(ping + line[:1000], line[1000:] + b"\n" + ping)
     assert sorted(answer["id"] for answer in answers) == [0, 0, 1]
-
-
-class PutOff(Slices):
-    """Does nothing of what takes long."""
-
-    def __init__(self) -> None:
-        super().__init__(StrictSupervisor())
-        self.waiting: list[Steps[None]] = []
-
-    def run(self, work: Steps[None], size: int = 0) -> None:
-        self.waiting.append(work)
-
-
-def put_off(talk: Conversing) -> list[Steps[None]]:
-    """Have nothing done that takes long; return what it is."""
-    talk.context.slices = slices = PutOff()
-    return slices.waiting
 
 
 async def test_while_a_long_line_is_decoded_its_peer_waits_and_others_do_not() -> None:

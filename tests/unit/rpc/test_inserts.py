@@ -15,7 +15,8 @@ from kqs.rpc import inserts
 from kqs.rpc.conversation import Conversation
 from kqs.rpc.slices import Slices
 from kqs.wire.jobs import Given
-from tests.support.conversing import Conversing, codes
+from kqs.wire.steps import finish
+from tests.support.conversing import Conversing, codes, put_off
 from tests.support.turning import until
 
 PLAIN = b'{"id":1,"n":"insert","m":{"type":"x","data":{"n":18446744073709551616}}}\n{"id":2,"n":"insert","m":{"type":"y"}}\n'
@@ -263,6 +264,24 @@ async def test_the_answers_to_many_jobs_are_made_in_slices(call: bytes) -> None:
     assert talk.answers() == []
     await until(lambda: talk.conversation.is_idle)
     assert len(talk.answers()) == 1
+
+
+async def test_the_ids_of_many_plain_jobs_are_told_in_steps_too() -> None:
+    talk, count = Conversing(), 2500
+    jobs = [b'{"type":"x"}'] * (count - 1)
+    waiting = put_off(talk)
+    talk.hear(b'{"id":1,"n":"insert","m":[%b,{"type":"x","id":"mine"}]}\n' % b",".join(jobs))
+    finish(waiting.pop())  # it is decoded, and kept
+    await until(lambda: bool(waiting))
+    steps = 0
+    while waiting:
+        assert talk.answers() == []
+        steps += sum(1 for _ in waiting.pop())
+    (answer,) = talk.answers()
+    (record,) = talk.backend.journal.records
+    assert answer["m"] == [*talk.backend.ids.of_each(record.first_order, count - 1), "mine"]
+    assert steps >= 6
+    assert talk.context.counters.jobs_inserted == count
 
 
 async def test_jobs_that_wait_for_what_they_name_are_bounded_over_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:

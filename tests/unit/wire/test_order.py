@@ -10,11 +10,12 @@ from kqs.options import JobFields
 from kqs.wire.jobs import decode_jobs
 from kqs.wire.order import MOST_TIED, asked_of, askers_of, batch_text, is_batch, may_be_tied
 from kqs.wire.replayed import replay_jobs
+from kqs.wire.steps import finish
 
 
 def asked(*jobs: Mapping[str, object], before: int = 0) -> tuple[list[str], list[str]]:
     text = msgspec.json.encode([{"type": "a", **job} for job in jobs])
-    return asked_of(decode_jobs(text), text, is_array=True, before=before)
+    return finish(asked_of(decode_jobs(text), text, is_array=True, before=before))
 
 
 def refusal(*jobs: Mapping[str, object], before: int = 0) -> str:
@@ -25,6 +26,14 @@ def refusal(*jobs: Mapping[str, object], before: int = 0) -> str:
 
 def test_jobs_that_wait_for_nobody_ask_nothing() -> None:
     assert asked({}, {"prio": 1}) == ([], [])
+
+
+def test_many_jobs_are_looked_at_in_steps() -> None:
+    jobs = decode_jobs(b"[%b]" % b",".join([b'{"type":"a","batch":"b","id":"%d"}' % number for number in range(3500)]))
+    assert sum(1 for _ in asked_of(jobs, b"", is_array=True)) == sum(1 for _ in askers_of(jobs, 0)) == 3
+    tied = [*jobs, *decode_jobs(b'{"type":"a","after":["x"]}')]
+    assert sum(1 for _ in asked_of(tied, b'"after"', is_array=True)) == 6
+    assert finish(asked_of(tied, b'"after"', is_array=True)) == (["x"], ["b"])
 
 
 def test_ids_of_others_are_asked_about_once_and_those_of_the_array_not() -> None:
@@ -40,7 +49,7 @@ def test_positions_count_from_behind_the_then() -> None:
 def test_position_in_no_array_is_refused() -> None:
     text = b'{"type":"a","after":[0]}'
     with pytest.raises(CallError, match="got the position 0 in no array"):
-        asked_of(decode_jobs(text), text, is_array=False)
+        finish(asked_of(decode_jobs(text), text, is_array=False))
 
 
 def test_a_job_cannot_wait_for_itself() -> None:
@@ -56,7 +65,7 @@ def test_a_member_cannot_wait_for_its_own_batch() -> None:
 
 def test_who_asks_is_named_if_all_who_do_have_ids() -> None:
     def askers(*jobs: Mapping[str, object], before: int = 0) -> list[str]:
-        return askers_of(decode_jobs(msgspec.json.encode([{"type": "a", **job} for job in jobs])), before)
+        return finish(askers_of(decode_jobs(msgspec.json.encode([{"type": "a", **job} for job in jobs])), before))
 
     assert askers({"id": "x", "after": ["y"]}, {"id": "z"}, {"id": "m", "batch": "b"}) == ["x", "m"]
     assert askers({"id": "x", "after": ["y"]}, {"batch": "b"}) == []
@@ -88,7 +97,7 @@ def test_what_is_stored_at_once_is_bounded() -> None:
 def test_name_with_an_escape_is_refused() -> None:
     text = rb'[{"type":"a"},{"type":"a","aft\u0065r":[0]}]'
     with pytest.raises(CallError, match="without escapes"):
-        asked_of(decode_jobs(text), text, is_array=True)
+        finish(asked_of(decode_jobs(text), text, is_array=True))
 
 
 def test_record_of_a_batch_says_how_many_are_its_members() -> None:
