@@ -136,16 +136,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Settings of a server with this store."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri)}
-
-
 def progress(server: Served, job_id: str) -> Any:
     return ask(server, "job", job_id)["progress"]
 

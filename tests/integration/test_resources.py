@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from operator import le
@@ -57,16 +56,6 @@ def threaded(data, job):
     time.sleep(data.get("s", 0.0))
     tell("end", data, job)
 """
-
-
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Settings of a server with this store."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri)}
 
 
 @pytest.fixture

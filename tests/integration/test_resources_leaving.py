@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -124,16 +123,6 @@ def end_all(server: Served, asked: Served, log: Path, types: list[str]) -> None:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "runs.log"
-
-
-@pytest.fixture(params=["sqlite", "mongodb"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Settings of a server with this store."""
-    if request.param == "sqlite":
-        yield {}
-        return
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri)}
 
 
 def test_the_next_begins_when_the_handler_in_the_server_has_ended(tmp_path: Path, log: Path, store: dict[str, str]) -> None:
