@@ -19,14 +19,12 @@ from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
 from kqs.wire.jobs import Given, Told, decoding
 from kqs.wire.order import asked_of, askers_of, is_batch
-from kqs.wire.steps import Steps, finish
+from kqs.wire.steps import JOBS_A_STEP, Steps, finish
 
 #: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
 DEFAULT_INSERT_JOBS = 100_000
 #: jobs in one insert, copies for subscribers included, if there are any: they are taken in at once
 MOST_FANNED = 4000
-#: jobs that are checked, or answered, in one step; the answer to more is made in steps
-JOBS_A_STEP = 1000
 
 #: told of a record that it is flushed, or why it may not be
 Settled = Callable[[Record, JournalError | None], None]

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
-from kqs.inserter import JOBS_A_STEP, Answer
+from kqs.inserter import Answer
 from kqs.journal.format import Record
 from kqs.options import PlainJob
 from kqs.rpc.context import MAX_ORDERED_BYTES, Context
@@ -25,7 +25,7 @@ from kqs.wire.call import NULL, Call, detached
 from kqs.wire.inserted import Refused
 from kqs.wire.jobs import Given
 from kqs.wire.order import is_ordered
-from kqs.wire.steps import Steps, finish
+from kqs.wire.steps import JOBS_A_STEP, Steps, finish
 
 _encode = msgspec.json.Encoder().encode
 _NO_IDS = Raw(b"[]")

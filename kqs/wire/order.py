@@ -9,14 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields
-from kqs.wire.steps import Steps
+from kqs.wire.steps import JOBS_A_STEP, Steps
 
 #: of all jobs of an insert together, so many may be waited for: each is a row of the store, which takes them at once
 MOST_TIES = 10_000
 #: jobs in an array of which some wait for others of it: they are stored at once
 MOST_TIED = 4000
-#: jobs that are looked at in one step: 0.2 ms
-_JOBS_A_STEP = 1000
 
 _AFTER = b'"after"'
 #: how the record of a batch begins, and no other: what a client sends cannot name that field
@@ -47,7 +45,7 @@ def asked_of(jobs: Sequence[Job], text: bytes, *, is_array: bool, before: int = 
                     raise CallError(f"expected at most {MOST_TIES} jobs in all `after` of one insert", "too_large")
             if job.batch is not None:
                 batches[job.batch] = None
-        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+        if index % JOBS_A_STEP == JOBS_A_STEP - 1:
             yield
     own = (yield from _places(jobs)) if waiting else {}
     asked, ties = _asked_and_ties(waiting, own, len(jobs), before, is_array=is_array)
@@ -66,7 +64,7 @@ def _places(jobs: Sequence[Job]) -> Steps[dict[str, int]]:
     for index, job in enumerate(jobs):
         if job.id is not None:
             own.setdefault(job.id, index)
-        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+        if index % JOBS_A_STEP == JOBS_A_STEP - 1:
             yield
     return own
 
@@ -109,7 +107,7 @@ def askers_of(jobs: Sequence[Job], before: int) -> Steps[list[str]]:
             if job.id is None:
                 return []
             ids.append(job.id)
-        if index % _JOBS_A_STEP == _JOBS_A_STEP - 1:
+        if index % JOBS_A_STEP == JOBS_A_STEP - 1:
             yield
     return ids
 

@@ -13,6 +13,9 @@ _T = TypeVar("_T")
 
 Steps = Generator[None, None, _T]
 
+#: jobs that are looked at, checked or answered in one step: 0.2 to 1 ms
+JOBS_A_STEP = 1000
+
 
 def finish(steps: Steps[_T]) -> _T:
     """Do all steps at once and return what they lead to. Raises: what they raise."""
