@@ -68,7 +68,7 @@ class Intake:
         None: one may have to wait, for its time, for a resource or for the store; or that is long to tell.
         """
         jobs = record.jobs
-        if jobs is None or record.adopted or record.kind is Kind.FANNED or not 0 < record.count <= PIECE_JOBS:
+        if jobs is None or not _may_go_ahead(record):
             return None
         if record.count == 1:
             job = jobs[0]
@@ -94,9 +94,7 @@ class Intake:
             for order, (job, job_id) in enumerate(zip(record.jobs or (), ids, strict=True), record.first_order)
             if isinstance(job, PlainJob)  # as each is
         ]
-        if record.skew_us > ORDER_IS_TIME_US:
-            for one in accepted:
-                one.accepted_at = at
+        _keep_time(record, accepted)
         return accepted
 
     def claimable(self, record: Record) -> list[Accepted] | None:
@@ -106,7 +104,7 @@ class Intake:
         in pieces is no short work.
         Raises: as `accepted`.
         """
-        if record.claimed or record.adopted or record.kind is Kind.FANNED or not 0 < record.count <= PIECE_JOBS:
+        if record.claimed or not _may_go_ahead(record):
             return None
         if record.jobs is None:
             accepted = self.accepted(record)
@@ -129,9 +127,7 @@ class Intake:
             else self._accept_full(job, number, job_id, at)
             for number, (job, job_id) in enumerate(zip(jobs, ids, strict=True), first_order)
         ]
-        if record.skew_us > ORDER_IS_TIME_US:
-            for one in accepted:
-                one.accepted_at = at
+        _keep_time(record, accepted)
         if record.adopted:
             for one in accepted:
                 one.adopted = True
@@ -200,6 +196,18 @@ def _copy(job: Job, copy: fanned.Copy) -> Job:
     if isinstance(job, PlainJob):
         return PlainJob(copy.type, job.data)
     return replace(job, type=copy.type, id=copy.id, copies=None, unique=None, on_conflict=None, answer=None, wait=None)
+
+
+def _may_go_ahead(record: Record) -> bool:
+    """Tell whether jobs of this record may begin before the store has them, for all that its kind and length say."""
+    return not record.adopted and record.kind is not Kind.FANNED and 0 < record.count <= PIECE_JOBS
+
+
+def _keep_time(record: Record, accepted: Sequence[Accepted]) -> None:
+    """Note when these jobs were accepted, where their orders do not tell."""
+    if record.skew_us > ORDER_IS_TIME_US:
+        for one in accepted:
+            one.accepted_at = record.accepted_at
 
 
 def _is_free(job: Job) -> bool:
