@@ -32,8 +32,8 @@ class Tokens:
     def of(self, run: Run) -> str:
         """Return the token of a run, of 300 characters at most: a job's id, four numbers and the check."""
         claim = run.claim
-        text = f"{claim.order:x}.{claim.attempt:x}.{run.attempt:x}.{claim.epoch:x}.{claim.id}"
-        return f"{crc32c(text.encode(), self._seed):08x}.{text}"
+        text = b"%x.%x.%x.%x.%b" % (claim.order, claim.attempt, run.attempt, claim.epoch, claim.id.encode())
+        return (b"%08x.%b" % (crc32c(text, self._seed), text)).decode()
 
     def named(self, token: str) -> Named | None:
         """Return what a token names; None: it is none of this store's."""
