@@ -24,7 +24,7 @@ from kqs.outpost.orders import Order, Orders
 from kqs.outpost.reports import Reports
 from kqs.outpost.saves import Saves
 from kqs.queue.consumer import Consumer
-from kqs.queue.leases import Lease
+from kqs.queue.leases import Lease, Leasing
 from kqs.queue.leaving import Leaving
 from kqs.supervisor import Supervisor
 
@@ -48,6 +48,7 @@ class WireSource:
         self._reports = Reports(line, supervisor, hold=hold)
         self._open_runs = OpenRuns(line, supervisor, clock.monotonic, self._over, self._taken_away)
         self._saves = Saves(line, supervisor, self._open_runs)
+        self._leasing = Leasing(clock, self._saves.note)
         self._runs = self._open_runs.by_token
         self._leaving = Leaving[Lease](supervisor, "work")
         self._is_due = False
@@ -101,8 +102,7 @@ class WireSource:
         """Take in that a run has begun; `on_lost` is called when it is ours no more."""
         token = str(run.handle)
         found = self._runs[token]
-        began_at = self._monotonic() if now is None else now
-        lease = Lease(run, found.options, self.clock, on_lost, began_at, is_remote=True, on_save=self._saves.note)
+        lease = self._leasing.lease(run, found.options, on_lost, now, is_remote=True)
         self._open_runs.begin(token, found, lease)
         self._note()
         return lease

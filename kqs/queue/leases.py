@@ -11,6 +11,8 @@ import heapq
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from kqs.clock import Clock
 from kqs.handlers import JobContext, to_nobody
 from kqs.job import Run
@@ -29,38 +31,22 @@ BEAT_S = 1.0
 _EMPTY: dict[Lease, None] = {}
 
 
-class Lease:
-    """One run in progress. `context` is what its handler is given; deadlines are on the monotonic clock, in s."""
+class Lease(msgspec.Struct, gc=False, eq=False):
+    """One run in progress; made by `Leasing`. Deadlines, and when it began, are on the monotonic clock, in s.
 
-    __slots__ = ("began_at", "context", "deadline", "limit_deadline", "on_cancel", "on_lost", "options", "run", "slot")
+    context: what its handler is given. on_lost: called when it is over without a report.
+    on_cancel: called when the job is cancelled, or deleted: whoever has the run ends it. None: it is over with that.
+    """
 
-    def __init__(
-        self,
-        run: Run,
-        options: Options,
-        clock: Clock,
-        on_lost: Callable[[Lease], None],
-        now: float,
-        *,
-        is_remote: bool = False,
-        on_save: Callable[[JobContext], None] = to_nobody,
-    ) -> None:
-        """Args:
-
-        now: when the run began. is_remote: who touches for its handler, if it is not touched by it, may die alone.
-        on_save: told, in any thread, that the handler has saved something.
-        """
-        self.began_at = now
-        self.run = run
-        self.options = options
-        self.on_lost = on_lost
-        #: called when the job is cancelled, or deleted: whoever has the run ends it. None: it is over with that
-        self.on_cancel: Callable[[Lease], None] | None = None
-        self.context = JobContext(run, options, clock.monotonic, on_save=on_save)
-        # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
-        self.deadline = math.inf if options.auto_touch and not is_remote else now + options.ttr
-        self.limit_deadline = math.inf if options.time_limit is None else now + options.time_limit
-        self.slot = -1
+    run: Run
+    options: Options
+    context: JobContext
+    on_lost: Callable[[Lease], None]
+    on_cancel: Callable[[Lease], None] | None
+    began_at: float
+    deadline: float
+    limit_deadline: float
+    slot: int = -1
 
     @property
     def next_deadline(self) -> float:
@@ -73,6 +59,42 @@ class Lease:
     def is_over_limit(self, now: float) -> bool:
         """Tell whether the run has taken longer than it may, whatever else is true of it. now: monotonic."""
         return self.limit_deadline <= now
+
+
+class Leasing:
+    """Makes leases of the runs of one process, with what they have in common."""
+
+    def __init__(self, clock: Clock, on_save: Callable[[JobContext], None] = to_nobody) -> None:
+        """Args: on_save: told, in any thread, that a handler has saved something."""
+        self._monotonic = clock.monotonic
+        self._on_save = on_save
+
+    def lease(
+        self,
+        run: Run,
+        options: Options,
+        on_lost: Callable[[Lease], None],
+        now: float | None = None,
+        on_cancel: Callable[[Lease], None] | None = None,
+        *,
+        is_remote: bool = False,
+    ) -> Lease:
+        """Return the lease of a run that begins, or began at `now`.
+
+        Args: on_lost, on_cancel: see `Lease`. is_remote: who touches for its handler, if it does not, may die alone.
+        """
+        began_at = self._monotonic() if now is None else now
+        return Lease(
+            run,
+            options,
+            JobContext(run, options, self._monotonic, on_save=self._on_save),
+            on_lost,
+            on_cancel,
+            began_at,
+            # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
+            math.inf if options.auto_touch and not is_remote else began_at + options.ttr,
+            math.inf if options.time_limit is None else began_at + options.time_limit,
+        )
 
 
 class Leases:

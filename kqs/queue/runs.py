@@ -23,7 +23,7 @@ from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
 from kqs.queue.hurry import Hurry
-from kqs.queue.leases import Lease, Leases
+from kqs.queue.leases import Lease, Leases, Leasing
 from kqs.queue.leaving import Leaving
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
@@ -81,6 +81,7 @@ class Runs:
         self._gates = admission.limits.gates
         self._anteroom = Anteroom(admission.limits, self.give_back, clock.monotonic, supervisor)
         self.saves = Saves(store, supervisor, self.reporter.is_unstored, wishes)
+        self._leasing = Leasing(clock, self.saves.note)
         self._leases = Leases(clock, self._lease_expired, supervisor)
         self._leaving = Leaving[Claim](supervisor, "queue")
         self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
@@ -120,20 +121,27 @@ class Runs:
             self.over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
         return verdict is Verdict.RUN
 
-    def begin(self, run: Run, on_lost: Callable[[Lease], None], now: float | None = None, *, is_remote: bool = False) -> Lease:
+    def begin(
+        self,
+        run: Run,
+        on_lost: Callable[[Lease], None],
+        now: float | None = None,
+        on_cancel: Callable[[Lease], None] | None = None,
+        *,
+        is_remote: bool = False,
+    ) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
 
         `on_lost` is called if a deadline of the run passes, or its job is called off; what is said of it then is stale, but for
         `left`.
-        now: when it began, if that is known. is_remote: as for `Lease`.
+        now: when it began, if that is known. on_cancel: as Lease's. is_remote: as for `Leasing`.
         """
         if self._events.is_heard:
             self._events.started(run)
         if self._gates:
             self._admission.limits.hold(run.type, run.claim.order, run.claim.attempt)
         options = self._cascade.resolve(run.type, run.options)
-        began_at = self.clock.monotonic() if now is None else now
-        lease = Lease(run, options, self.clock, on_lost, began_at, is_remote=is_remote, on_save=self.saves.note)
+        lease = self._leasing.lease(run, options, on_lost, now, on_cancel, is_remote=is_remote)
         self._leases.add(lease)
         return lease
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from weakref import WeakSet
 
 from kqs.job import Returned, Run
@@ -20,7 +19,7 @@ from kqs.queue.leases import Lease
 from kqs.queue.queue import Queue
 from kqs.remote.party import Order, Party
 from kqs.remote.pool import Pool
-from kqs.remote.runs import OpenRun
+from kqs.remote.runs import OpenRun, without_long
 from kqs.remote.tokens import Named, Tokens
 from kqs.supervisor import Supervisor, when_done
 
@@ -52,6 +51,7 @@ class Desk:
         self._called_off: dict[str, OpenRun] = {}  # of these, held ones without a party whose jobs were cancelled
         self._parties: WeakSet[Party] = WeakSet()
         self._tokens = Tokens("")
+        self._on_lost, self._on_cancel = self._run_lost, self._run_cancelled  # bound once, not for each run
         self._freed: Counter[Order] = Counter()  # runs that are over, for which nobody has come yet
         self._drained = asyncio.Event()
         self._timers: dict[Pool, asyncio.TimerHandle] = {}
@@ -127,15 +127,22 @@ class Desk:
         if self._is_started:
             self._supervisor.spawn(self._source.remove_consumer(pool.consumer), "remote-leave", when_done)
 
-    def begin(self, run: Run, party: Party | None, order: Order | None) -> OpenRun:
-        """Let a run begin in the hands of a party, or go on in those of whoever has its token."""
-        begun = OpenRun(run, self._tokens.of(run), party, order)
-        begun.lease = self._source.begin(begun.run, partial(self._run_lost, begun), is_remote=True)
-        begun.lease.on_cancel = partial(self._run_cancelled, begun)
-        self._runs[begun.token] = begun
-        self._held_count += run.held
-        self._note_called_off(begun)
+    def begin(self, runs: Sequence[Run], party: Party | None, order: Order | None) -> dict[str, OpenRun]:
+        """Let runs begin in the hands of a party, or go on in those of whoever has their tokens; return them by these."""
+        begin, token_of, on_lost, on_cancel = self._source.begin, self._tokens.of, self._on_lost, self._on_cancel
+        worker = None if party is None else party.worker
+        now = self._source.clock.monotonic()
+        begun: dict[str, OpenRun] = {}
+        for run in runs:
+            token, kept = token_of(run), without_long(run)
+            lease = begin(kept, on_lost, now, on_cancel, is_remote=True)
+            begun[token] = OpenRun(kept, token, lease, run.data, run.progress, party, order, worker, run.is_cancelled)
+            self._held_count += run.held
+        self._runs.update(begun)
         return begun
+
+    def _open(self, lease: Lease) -> OpenRun:
+        return self._runs[self._tokens.of(lease.run)]
 
     def _note_called_off(self, run: OpenRun) -> None:
         if run.is_cancelled and run.party is None:
@@ -148,9 +155,9 @@ class Desk:
     def adopt(self, runs: Sequence[Run]) -> None:
         """Watch over held runs whose server is gone."""
         unknown = [run for run in runs if self._tokens.of(run) not in self._runs]
-        for run in unknown:
-            begun = self.begin(run, None, None)
+        for begun in self.begin(unknown, None, None).values():
             begun.data, begun.progress = b"", None
+            self._note_called_off(begun)
         if unknown:
             log.info("held runs go on", count=len(unknown))
 
@@ -251,7 +258,8 @@ class Desk:
         self._close(run)
         self._source.lose(run.lease, reason)
 
-    def _run_lost(self, run: OpenRun, _lease: Lease) -> None:
+    def _run_lost(self, lease: Lease) -> None:
+        run = self._open(lease)
         self._tell_lost(run)
         if run.party is not None:
             run.party.overdue_count += 1
@@ -262,8 +270,9 @@ class Desk:
         """Have one who is doubted tried out soon."""
         self._supervisor.call_later(TRIAL_S, "remote", party.try_out)
 
-    def _run_cancelled(self, run: OpenRun, _lease: Lease) -> None:
+    def _run_cancelled(self, lease: Lease) -> None:
         """Tell whoever has the run: it is theirs to end, as long as they say that it goes on."""
+        run = self._open(lease)
         run.is_cancelled = True
         self._note_called_off(run)
         self._tell_lost(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from kqs.job import Run
@@ -57,7 +57,7 @@ class Order:
         """Let runs begin."""
         if self.is_once:
             self._close()
-        begun = [self.party.begin(run, None if self.is_once else self) for run in runs]
+        begun = self.party.begin(runs, None if self.is_once else self)
         self._given(begun)
         for run in begun:
             run.data = b""
@@ -189,11 +189,11 @@ class Party:
         if order is not None:
             order.tell_lost(run)
 
-    def begin(self, run: Run, order: Order | None) -> OpenRun:
-        """Let a run begin in this party's hands."""
-        begun = self._desk.begin(run, self, order)
-        self._runs[begun.token] = begun
-        return begun
+    def begin(self, runs: Sequence[Run], order: Order | None) -> list[OpenRun]:
+        """Let runs begin in this party's hands."""
+        begun = self._desk.begin(runs, self, order)
+        self._runs.update(begun)
+        return list(begun.values())
 
     def close(self, run: OpenRun) -> None:
         """Take in that a run is over."""
@@ -253,6 +253,7 @@ class Party:
                 self._desk.lose(run, reason)
                 lost += 1
         self._runs.clear()
+        self._untold.clear()
         self.lost_count = lost
         if lost:
             log.warning("runs lost", count=lost, reason=reason)

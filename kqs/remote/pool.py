@@ -88,8 +88,8 @@ class Pool:
             self._stand_in_line(order)
 
     def _deliver(self, runs: list[Run]) -> None:
-        may_begin = self._source.may_begin
-        begun = [run for run in runs if may_begin(run)]
+        is_certain, may_begin = self._source.is_certain, self._source.may_begin
+        begun = [run for run in runs if is_certain(run) or may_begin(run)]
         if len(begun) < len(runs):
             self.consumer.free(len(runs) - len(begun))
         at = turns = 0

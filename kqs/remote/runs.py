@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from kqs.job import NO_PROGRESS, Run
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from kqs.remote.party import Order, Party
 
 
-class OpenRun:
-    """One run.
+class OpenRun(msgspec.Struct, gc=False, eq=False):
+    """One run. It is out of all that leads to it when it is over, so that no circle of objects holds it.
 
     party: who has it, and takes it along when it is lost; None: it is held, and that has happened. order: what it was asked for
     by, which has room for another when this is over; None: nothing has.
@@ -24,17 +25,19 @@ class OpenRun:
     data, progress: the job's, until it was given: thousands of runs may be open for hours, and `run` is without what is long.
     """
 
-    __slots__ = ("data", "is_cancelled", "lease", "order", "party", "progress", "run", "token", "worker")
+    run: Run
+    token: str
+    lease: Lease
+    data: bytes
+    progress: bytes | None
+    party: Party | None
+    order: Order | None
+    worker: str | None
+    is_cancelled: bool
 
-    def __init__(self, run: Run, token: str, party: Party | None, order: Order | None) -> None:
-        self.data = run.data
-        self.progress = run.progress
-        if run.progress is not None:
-            run = replace(run, progress=NO_PROGRESS)
-        self.run = run if len(run.data) <= LONG_BYTES else replace(run, data=b"")
-        self.token = token
-        self.is_cancelled = run.is_cancelled
-        self.party = party
-        self.worker = None if party is None else party.worker
-        self.order = order
-        self.lease: Lease
+
+def without_long(run: Run) -> Run:
+    """Return a run without what may be long of it."""
+    if run.progress is not None:
+        run = replace(run, progress=NO_PROGRESS)
+    return run if len(run.data) <= LONG_BYTES else replace(run, data=b"")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kqs.options import Options
-from kqs.queue.leases import SLOT_S, SPARE_SLOTS, Lease, Leases
+from kqs.queue.leases import SLOT_S, SPARE_SLOTS, Lease, Leases, Leasing
 from kqs.service import SystemClock
 from tests.support.clock import FakeClock
 from tests.support.jobs import a_run
@@ -25,7 +25,7 @@ class Rig:
 
     def begin(self, number: int = 0, /, **options: float) -> Lease:
         resolved = msgspec.structs.replace(Options(), **options)
-        lease = Lease(a_run(number), resolved, self.clock, lambda lease: None, self.clock.monotonic())
+        lease = Leasing(self.clock).lease(a_run(number), resolved, lambda lease: None)
         self.leases.add(lease)
         return lease
 
@@ -167,8 +167,8 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
     fired = asyncio.Event()
     clock = FakeClock()
     leases = Leases(clock, lambda lease: fired.set(), StrictSupervisor())
-    leases.add(Lease(a_run(0), Options(ttr=1000), clock, lambda lease: None, clock.monotonic()))
-    leases.add(Lease(a_run(1), Options(ttr=0.1), clock, lambda lease: None, clock.monotonic()))
+    leases.add(Leasing(clock).lease(a_run(0), Options(ttr=1000), lambda lease: None))
+    leases.add(Leasing(clock).lease(a_run(1), Options(ttr=0.1), lambda lease: None))
     clock.advance(1)
     async with asyncio.timeout(10):
         await fired.wait()
@@ -179,7 +179,7 @@ async def test_the_timer_fires_for_the_earliest_deadline() -> None:
 async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
     loop, heard = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
     leases = Leases(SystemClock(), lambda lease: None, StrictSupervisor())
-    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None, SystemClock().monotonic())
+    lease = Leasing(SystemClock()).lease(a_run(0), Options(ttr=0.1), lambda lease: None)
     leases.add(lease)
     reporter = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: heard.set_result(leases.end(lease)),))
     reporter.start()
@@ -192,7 +192,7 @@ async def test_who_ended_in_time_is_heard_though_the_loop_was_held_up() -> None:
 async def test_who_ended_in_time_is_heard_though_much_else_came_while_the_loop_was_held_up() -> None:
     heard = asyncio.get_running_loop().create_future()
     leases = Leases(SystemClock(), lambda lease: None, StrictSupervisor())
-    lease = Lease(a_run(0), Options(ttr=0.1), SystemClock(), lambda lease: None, SystemClock().monotonic())
+    lease = Leasing(SystemClock()).lease(a_run(0), Options(ttr=0.1), lambda lease: None)
     leases.add(lease)
     time.sleep(0.1 + 30 * SLOT_S)  # noqa: ASYNC251 - holding the loop up is the test
     asyncio.get_running_loop().call_later(10 * SLOT_S, lambda: heard.set_result(leases.end(lease)))
@@ -205,7 +205,7 @@ async def test_who_was_touched_in_a_pause_that_ends_as_its_ttr_does_is_heard(mon
     loop, clock, lost = asyncio.get_running_loop(), SystemClock(), asyncio.Queue[Lease]()
     leases = Leases(clock, lost.put_nowait, StrictSupervisor())
     began_at = clock.monotonic()
-    silent, touched = (Lease(a_run(n), Options(ttr=0.6), clock, lambda lease: None, began_at) for n in range(2))
+    silent, touched = (Leasing(clock).lease(a_run(n), Options(ttr=0.6), lambda lease: None, began_at) for n in range(2))
     leases.add(silent)
     leases.add(touched)
     time.sleep(0.6 + SLOT_S - (clock.monotonic() - began_at))  # noqa: ASYNC251 - holding the loop up is the test

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
 from kqs.job import Accepted, Returned
 from kqs.outcome import Ok
-from kqs.remote import Desk
+from kqs.remote import Desk, OpenRun
 from kqs.remote import desk as desk_module
 from kqs.states import State
 from tests.support.jobs import an_accepted
@@ -102,6 +105,24 @@ async def test_a_run_lost_to_its_ttr_is_told_while_the_order_stands(rig: Rig) ->
     assert (worker.lost, left.lost) == (runs, [])
     assert desk.runs_count == 0
     assert rig.queue.runs.ghost_count == 2
+
+
+async def test_who_is_gone_is_forgotten_with_all_that_it_had_and_was_never_told(rig: Rig) -> None:
+    desk = a_desk(rig)
+    party = weakref.ref(leaver := desk.party())
+    runs: list[OpenRun] = []
+    order = leaver.order(frozenset({"mail"}), 3, "w", runs.extend, lambda: None, lambda run: None)
+    await rig.accept(*map(an_accepted, range(1, 4)))
+    await until(lambda: len(runs) == 3)
+    order.withdraw()
+    rig.queue.runs.call_off([runs[0].run.claim])  # which the next order would be told
+    desk.report(runs[1], Ok(None), lambda ok: None)
+    leaver.leave("gone")
+    await still(rig)
+    del leaver, order
+    runs.clear()
+    gc.collect()
+    assert party() is None
 
 
 async def test_long_data_is_kept_no_longer_than_until_it_is_given(rig: Rig) -> None:
