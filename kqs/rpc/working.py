@@ -296,7 +296,7 @@ def releasing(peer: Peer, call: Call) -> Steps[None]:
 
     def release(answers: _Answers, index: int, one: Release) -> None:
         if (run := peer.context.desk.run(one.run)) is not None:
-            peer.context.desk.release(run, end_of(one), lambda ok: _told(answers, index, ok))
+            peer.context.desk.release(run, end_of(one), partial(_told, answers, index))
         else:
             unknown.append(_Unknown(answers, index, _unwatched(peer, one.run), end_of(one)))
 
@@ -313,7 +313,7 @@ def finishing(peer: Peer, call: Call) -> Steps[None]:
         if (run := desk.run(one.run)) is not None:
             if one.result != NULL and not desk.may_report(run):
                 raise CallError("too many results wait for the store, report this one again later", "busy")
-            desk.report(run, outcome_of(one), lambda ok: _told(answers, index, ok))
+            desk.report(run, outcome_of(one), partial(_told, answers, index))
         else:
             unknown.append(_Unknown(answers, index, _unwatched(peer, one.run), outcome_of(one)))
 

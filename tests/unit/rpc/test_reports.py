@@ -129,6 +129,33 @@ def test_a_call_takes_an_object_or_a_list(name: str, text: str) -> None:
         read(name, text)
 
 
+_TEXTS = st.text(st.sampled_from(["x", ":", ",", '"', "\\", "}", "é"]), max_size=4).map(
+    lambda text: msgspec.json.encode(text).decode()
+)
+_FIELDS = st.tuples(
+    st.sampled_from(["run", "report", "result", "progress", "reason", "delay", "begun", r"\u0072un", "nope"]),
+    st.one_of(st.sampled_from(['"ok"', '"again"', '"fail"', "null", "1", "false", '{"run":"x"}']), _TEXTS),
+)
+_PLAIN = st.one_of(st.just('{"run":"x","report":"ok"}'), st.just('{"report":"fail","run":"y"}'), st.just('{"run":"x"}'))
+_MEMBERS = st.lists(_FIELDS, max_size=4).map(lambda fields: "{" + ",".join(f'"{name}":{value}' for name, value in fields) + "}")
+
+
+@given(st.sampled_from(list(READERS)), st.lists(st.one_of(_PLAIN, _MEMBERS), min_size=1, max_size=4))
+def test_each_member_of_a_list_is_read_as_if_it_were_alone(name: str, members: list[str]) -> None:
+    listed = read(name, f"[{','.join(members)}]")
+    alone = [one for member in members for one in read(name, member)]
+    assert [str(one) if isinstance(one, CallError) else one for one in listed] == [
+        str(one) if isinstance(one, CallError) else one for one in alone
+    ]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_list_of_plain_members_is_decoded_as_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(READERS[name], "_read", None)
+    report = ',"report":"ok"' if name == "finish" else ""
+    assert [one.run for one in read(name, f'[{{"run":"x"{report}}},{{"run":"y"{report}}}]')] == ["x", "y"]
+
+
 def test_a_call_takes_no_binary_data() -> None:
     with pytest.raises(CallError, match="touch takes no binary data"):
         finish(TOUCHES.members(Call("touch", blob=b"x")))
