@@ -9,9 +9,9 @@ from msgspec import Meta
 from kqs.queue.events import Word
 from kqs.rpc.happenings import Interest, Reader
 from kqs.rpc.parameters import TYPES_BYTES
-from kqs.rpc.parsing import Parameters
+from kqs.rpc.parsing import Parameters, parse
 from kqs.rpc.peer import Peer
-from kqs.rpc.working import asked, check_types
+from kqs.rpc.working import check_types, may_stand
 from kqs.wire.call import NULL, Call, detached
 from kqs.wire.runs import MAX_TYPES
 
@@ -28,7 +28,8 @@ class EventsQuery(Parameters, frozen=True, kw_only=True):
 
 def listen(peer: Peer, call: Call) -> None:
     """Tell what happens to jobs, until the server stops."""
-    if (query := asked(peer, call, EventsQuery, NULL)) is None:
+    query = parse(EventsQuery, call)
+    if not may_stand(peer, call, NULL):
         return
     call = detached(call)
     wanted = Interest(

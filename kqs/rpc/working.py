@@ -20,7 +20,7 @@ from kqs.outcome import Outcome
 from kqs.remote import OpenRun
 from kqs.remote.tokens import Named
 from kqs.rpc.parameters import TYPES_BYTES
-from kqs.rpc.parsing import AnyParameters, Parameters, parse
+from kqs.rpc.parsing import Parameters, parse
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.reports import (
     FINISHES,
@@ -135,7 +135,8 @@ def _view(run: OpenRun) -> GivenRun:
 
 def reserve(peer: Peer, call: Call) -> None:
     """Give so many runs as soon as there is one, or none when the wait is over."""
-    if (query := asked(peer, call, ReserveQuery, _NOTHING)) is None:
+    query = parse(ReserveQuery, call)
+    if not may_stand(peer, call, _NOTHING):
         return
     call, party = detached(call), peer.standing.asking()
 
@@ -157,7 +158,8 @@ def reserve(peer: Peer, call: Call) -> None:
 
 def work(peer: Peer, call: Call) -> None:
     """Give runs whenever there are some and fewer than `room` are open, until the server stops; tell which are to end."""
-    if (query := asked(peer, call, WorkQuery, NULL)) is None:
+    query = parse(WorkQuery, call)
+    if not may_stand(peer, call, NULL, is_for_more=query.room > 0):
         return
     call, party = detached(call), peer.standing.asking()
 
@@ -179,23 +181,23 @@ def work(peer: Peer, call: Call) -> None:
     peer.standing.add(call, order, ended)
 
 
-def asked(peer: Peer, call: Call, model: type[AnyParameters], nothing: Raw) -> AnyParameters | None:
-    """Return what a call asks for that stands; None: nothing, and the call was answered if it wants an answer.
+def may_stand(peer: Peer, call: Call, nothing: Raw, *, is_for_more: bool = True) -> bool:
+    """Tell whether a call that stands may do so. If not, it was answered if it wants an answer.
 
-    Args: nothing: the answer where the client's input has ended, so that nobody is left to be given a run.
-    Raises: CallError.
+    Args: nothing: the answer where the client's input has ended, so that nobody is left to be told anything.
+    is_for_more: it asks for what a server that stops does not give.
+    Raises: CallError: it is refused.
     """
-    query = parse(model, call)
-    if peer.context.draining:
+    if is_for_more and peer.context.draining:
         raise CallError(f"the server is stopping, {call.name} takes no more", "draining")
     if peer.standing.is_full:
         raise CallError(f"at most {MAX_STANDING} calls of a connection may stand", "busy")
     if call.notification:
-        return None
+        return False
     if peer.standing.has_ended:
         peer.answer(call, nothing)
-        return None
-    return query
+        return False
+    return True
 
 
 def _parts(runs: Sequence[OpenRun]) -> list[Sequence[OpenRun]]:

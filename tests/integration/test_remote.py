@@ -60,6 +60,24 @@ def test_a_stop_waits_for_remote_runs_and_takes_their_reports(tmp_path: Path) ->
         assert states(server, ids) == {("success", 1, 0, 0)}
 
 
+def test_a_worker_that_comes_back_in_grace_is_told_which_of_its_runs_are_to_end(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__GRACE_S="20") as server, working_at(server) as waited, working_at(server) as owner:
+        owner.call("insert", [JOB] * 2)
+        (_,) = waited.reserve("mail")
+        with working_at(server) as gone:
+            standing = gone.send("work", {"types": ["mail"], "worker": "w", "hold": True})
+            (held,) = gone.next(standing)
+        waiter = stopping(server)
+        with working_at(server) as back:
+            listening = back.send("work", {"room": 0, "worker": "w", "hold": True})
+            assert owner.call("cancel", held["id"])["count"] == 1
+            assert back.next(listening) == {"cancel": held["run"]}
+            assert back.finish(held["run"]) == [True]
+        waited.close()
+        waiter.join()
+        assert server.process.wait(30) == 0
+
+
 def test_what_is_not_reported_within_grace_goes_back_and_costs_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, WORKER__GRACE_S="0.3") as server, working_at(server) as worker:
         (job_id,) = worker.call("insert", [JOB])
