@@ -300,12 +300,13 @@ class Queue:
 
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
+        body_bytes = self._broker.body_bytes
         for job in jobs:
             if job.due_at or job.expire_at is not None:
                 self._timetable.note_instant(job.accepted_at or instant_of(job.order))
                 self._timetable.note(job.due_at, job.expire_at)
             if not (job.due_at or job.claimed_at or job.order in known):
-                entries.append(entry_of(job, self._broker.body_bytes))
+                entries.append(entry_of(job, body_bytes))
         if entries:
             await self._broker.put(entries)
 
