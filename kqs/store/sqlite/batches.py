@@ -165,7 +165,7 @@ def _complete(session: Session, ids: Collection[str]) -> None:
         return
     for (id_,) in session.db.execute(_COMPLETE, (_json(list(ids)),)).fetchall():
         if session.db.execute(_TELL, (parent_of(id_), State.SUCCESS)).rowcount > 0:
-            session.follows = True
+            session.tidings.follows = True
 
 
 def seal(session: Session, batch_id: str) -> bool:

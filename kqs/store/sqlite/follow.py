@@ -184,7 +184,7 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
     for id_ in [id_ for id_ in passed if id_ in states and states[id_] not in ENDED]:
         _set_apart(session, id_)
         passed.remove(id_)
-        session.follows = True
+        session.tidings.follows = True
     awaited: list[object] = []
     ended: dict[str, int] = {}
     held: set[int] = set()
@@ -204,7 +204,7 @@ def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]
     session.has_followers = session.has_followers or bool(awaited)
     _AWAIT.execute(db, awaited)
     _PUT_PASSED.execute(db, [value for pair in ended.items() for value in pair])
-    session.follows = session.follows or bool(ended) or bool(passed)
+    session.tidings.follows |= bool(ended or passed)
     db.execute(_LET_GO, (_json([(order, one.due_at or None) for order, one in said.items() if order not in held]),))
     session.heads.returned(said)
     return held
@@ -236,7 +236,7 @@ def passed(session: Session, ids: Iterable[str], outcome: int) -> None:
     """Take in that jobs end so: one of `ENDED`, or DELETED."""
     if session.has_followers:
         found = session.db.execute(_NOTE_PASSED, (_json(list(ids)), outcome)).rowcount
-        session.follows = session.follows or found > 0
+        session.tidings.follows |= found > 0
 
 
 def gone(session: Session, orders: Iterable[int]) -> None:
@@ -304,7 +304,7 @@ def _let_go(session: Session, jobs: Sequence[_Held], now: float) -> float | None
     if needing := [one.order for one in free if one.has_resource]:
         resources.stand_ready(session, needing, now)
     made_id = session.ids.of
-    session.called += [
+    session.tidings.called += [
         Entry(one.order, one.id or made_id(one.order), one.type, one.prio, group=one.group)
         for one in free
         if not one.has_resource

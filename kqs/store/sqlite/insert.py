@@ -49,7 +49,7 @@ def insert(session: Session, jobs: Sequence[Accepted], fed_seq: int, worker: str
     if not jobs:
         return Known()
     if session.watched:
-        session.given += [job for job in jobs if job.type in session.watched]
+        session.tidings.given += [job for job in jobs if job.type in session.watched]
     fresh, known = _without_replayed(session, jobs)
     shapes = _by_shape(fresh, session.bulk_bytes)
     if shapes.plain:

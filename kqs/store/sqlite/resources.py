@@ -400,4 +400,6 @@ def _park(session: Session, jobs: Sequence[_Job]) -> None:
 def _tell(session: Session, jobs: Iterable[_Job]) -> None:
     """Have the queue told of ready jobs when this transaction is committed."""
     made_id = session.ids.of
-    session.called += [Entry(job.order, job.id or made_id(job.order), job.type, job.prio, group=job.group) for job in jobs]
+    session.tidings.called += [
+        Entry(job.order, job.id or made_id(job.order), job.type, job.prio, group=job.group) for job in jobs
+    ]

@@ -8,12 +8,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from kqs.errors import StoreDoubtError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Entry
+from kqs.job import Entry
 from kqs.store.base import Waiting
 from kqs.store.sqlite import connection, schema
 from kqs.store.sqlite.heads import Heads
@@ -21,6 +22,7 @@ from kqs.store.sqlite.locks import Deleted, Locks
 from kqs.store.sqlite.opened_files import OpenedFiles
 from kqs.store.sqlite.space import Space
 from kqs.store.sqlite.tallies import Tallies
+from kqs.store.sqlite.tidings import Tidings
 
 _UNCOUNTED = "select type, state, count(*), max(ord) from jobs where ord > ? group by type, state"
 # one search in the index a type, however many jobs are ready
@@ -42,6 +44,15 @@ _HAS = "select exists (select 1 from jobs where ord = ?)"
 _MOST_DROPPED = 1 << 30
 #: what is not flushed is not stored for longer than this into files that are gone, in s: jobs would run in vain
 _CHECK_S = 1.0
+
+
+class _Committed(NamedTuple):
+    """How it stands as of the last commit, and again once a transaction is undone."""
+
+    fed_seq: int = 0
+    last_order: int = 0
+    has_resources: bool = False
+    has_groups: bool = False
 
 
 class Session:
@@ -67,9 +78,6 @@ class Session:
         self.tallies = Tallies()
         #: types of which it is told how many jobs wait
         self.watched: frozenset[str] = frozenset()
-        #: jobs of these that this transaction was given to store, and those of committed ones nobody was told of yet
-        self.given: list[Accepted] = []
-        self._given_untold: list[Accepted] = []
         self._waiting_told: dict[str, int] | None = None
         #: False: no job has progress
         self.has_progress = False
@@ -77,24 +85,19 @@ class Session:
         self.has_uniques = False
         #: False: no job has a resource, nor ever had
         self.has_resources = False
-        self._had_resources = False
         #: False: no job has a group, nor ever had, and nobody stands in a line
         self.has_groups = False
-        self._had_groups = False
         self.heads = Heads()
         #: False: no job waits for another
         self.has_followers = False
         #: False: there is no batch
         self.has_batches = False
-        #: this transaction leaves something for `follow` to do; and one that is committed has, of which nobody was told yet
-        self.follows = False
-        self._follows_untold = False
+        #: of this transaction; and of those that are committed, which nobody was told yet
+        self.tidings = Tidings()
+        self._untold = Tidings()
         self._locks: Locks | None = None
         #: runs that have a resource, whose jobs were deleted
         self.deleted_runs: dict[int, Deleted] = {}
-        #: jobs that this transaction calls to take their resource; and those that were called, and nobody was told of yet
-        self.called: list[Entry] = []
-        self._untold: list[Entry] = []
         #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
         self.cancelled: set[int] = set()
         self.uncancelled: list[int] = []
@@ -105,7 +108,8 @@ class Session:
         self.space = Space(path, self._files)
         self._checked_at = -math.inf
         self._ids: Ids | None = None
-        self._committed = self._written = (0, 0)
+        self._committed = _Committed()
+        self._written = (0, 0)
         self._may_owe = False
         self._changes = 0
         self._is_full = False
@@ -143,22 +147,19 @@ class Session:
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch, self.unchecked_to, self.unkeyed_to = meta.epoch, meta.unchecked_to, meta.unkeyed_to
-        (has_progress,) = self._db.execute(_HAS_PROGRESS).fetchone()
-        self.has_progress = bool(has_progress)
-        (has_uniques,) = self._db.execute(_HAS_UNIQUES).fetchone()
-        self.has_uniques = bool(has_uniques)
-        (has_followers,) = self._db.execute(_HAS_FOLLOWERS).fetchone()
-        self.has_followers = bool(has_followers)
-        (has_batches,) = self._db.execute(_HAS_BATCHES).fetchone()
-        self.has_batches = bool(has_batches)
-        self.has_resources = self._had_resources = bool(meta.has_resources)
-        self.has_groups = self._had_groups = bool(meta.has_groups)
+        self.has_progress = self._tells(_HAS_PROGRESS)
+        self.has_uniques = self._tells(_HAS_UNIQUES)
+        self.has_followers = self._tells(_HAS_FOLLOWERS)
+        self.has_batches = self._tells(_HAS_BATCHES)
+        self.has_resources = bool(meta.has_resources)
+        self.has_groups = bool(meta.has_groups)
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
         self.cancelled = set(msgspec.json.decode(cancelled))
         self._files.opened()
         self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
-        self.fed_seq, self.last_order = self._committed = (meta.fed_seq, last_order)
+        self.fed_seq, self.last_order = meta.fed_seq, last_order
+        self._committed = _Committed(meta.fed_seq, last_order, self.has_resources, self.has_groups)
         self._doubt_totals()
         if self.watched:
             self.tallies.watch(self._db, self.watched)
@@ -206,23 +207,16 @@ class Session:
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
         self.tallies.settle()
-        self._had_resources = self.has_resources
-        self._had_groups = self.has_groups
-        if self.called:
-            self._untold += self.called
-            self.called = []
-        if self.follows:
-            self._follows_untold, self.follows = True, False
-        if self.given:
-            self._given_untold += self.given
-            self.given = []
+        self._committed = _Committed(*reached, self.has_resources, self.has_groups)
+        self._written = written
+        self._untold.add(self.tidings)
+        self.tidings = Tidings()
         if self.uncancelled:
             self.cancelled.difference_update(self.uncancelled)
             self.uncancelled.clear()
         if self.dropped:
             self.most_dropped = max(self.most_dropped, 2 * self.dropped)
             self.dropped = 0
-        self._committed, self._written = reached, written
         if self.db.total_changes != self._changes:
             self.space.is_untidy = True
             self._has_unsynced = not self._is_full
@@ -230,15 +224,11 @@ class Session:
     def rollback(self, error: BaseException) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
         self.tallies.clear()
-        self.called.clear()
-        self.follows = False
-        self.given.clear()
+        self.tidings = Tidings()
         self._locks = None
-        self.has_resources = self._had_resources
-        self.has_groups = self._had_groups
         self.heads.clear()
         self.uncancelled.clear()
-        self.fed_seq, self.last_order = self._committed
+        self.fed_seq, self.last_order, self.has_resources, self.has_groups = self._committed
         is_broken = connection.breaks_connection(error)
         try:
             if self._db is not None and self._db.in_transaction:
@@ -260,22 +250,22 @@ class Session:
 
     def take_untold(self) -> list[Entry]:
         """Return the jobs that committed transactions have called, each once."""
-        untold, self._untold = self._untold, []
-        return untold
+        called, self._untold.called = self._untold.called, []
+        return called
 
     def take_follows(self) -> bool:
         """Tell, once, whether committed transactions have left something for `follow` to do."""
-        follows, self._follows_untold = self._follows_untold, False
+        follows, self._untold.follows = self._untold.follows, False
         return follows
 
     def take_waiting(self) -> Waiting | None:
         """Return what committed transactions have done to what waits of the watched types, each once; None: nothing."""
         if not self.watched:
             return None
-        given, waiting = self._given_untold, self.tallies.waiting
+        given, waiting = self._untold.given, self.tallies.waiting
         if not given and waiting is self._waiting_told:
             return None
-        self._given_untold, self._waiting_told = [], waiting
+        self._untold.given, self._waiting_told = [], waiting
         return Waiting(waiting, given)
 
     def pay(self) -> None:
@@ -333,6 +323,10 @@ class Session:
     def _write_progress(self) -> None:
         self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
 
+    def _tells(self, query: str) -> bool:
+        (answer,) = self.db.execute(query).fetchone()
+        return bool(answer)
+
     def _count_uncounted(self, last_order: int) -> int:
         """Take in the debt that the file was left with; return the last order that it holds."""
         for type_, state, count, last in self.db.execute(_UNCOUNTED, (last_order,)).fetchall():
@@ -351,7 +345,7 @@ class Session:
 
     def _has_all(self, db: sqlite3.Connection) -> bool:
         """Tell whether the last job of those that no total counts yet is there."""
-        last_order = self._committed[1]
+        last_order = self._committed.last_order
         return last_order == self._written[1] or bool(db.execute(_HAS, (last_order,)).fetchone()[0])
 
     def _abandon(self) -> None:

@@ -61,7 +61,7 @@ async def test_who_hears_of_it_does_so_before_who_asked_and_may_ask_in_turn(stor
     heard: list[object] = []
 
     def follows(session: Session) -> None:
-        session.follows = True
+        session.tidings.follows = True
 
     def on_followed() -> None:
         heard.append(store.call(_written).result())
