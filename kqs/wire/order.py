@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from kqs.errors import CallError
 from kqs.options import Job, JobFields
+from kqs.wire.jobtext import place_of
 from kqs.wire.steps import JOBS_A_STEP, Steps
 
 #: of all jobs of an insert together, so many may be waited for: each is a row of the store, which takes them at once
@@ -79,7 +80,7 @@ def _asked_and_ties(
     asked: dict[str, None] = {}
     ties: dict[int, list[int]] = {}
     for index, job in waiting:
-        place = f"job {index}: " if is_array else ""
+        place = place_of(index, is_array=is_array)
         for parent in job.after or ():
             if isinstance(parent, str):
                 tied = own.get(parent)

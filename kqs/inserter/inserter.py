@@ -7,17 +7,20 @@ before the record is flushed. The journal settles records in order. Call from th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
 
 from kqs.errors import CallError, JournalError, KqsError
 from kqs.ids import ID_PATTERN, Ids, microseconds
+from kqs.inserter.answers import Answer, Answering, AnswersTold, ids_of, told_of
+from kqs.inserter.ports import BoundsPort, JournalPort, VerdictsPort
+from kqs.inserter.questions import NOTHING_FOUND, Found, Question
 from kqs.journal.fanned import Plan, copies_of, has_copies, pack, plan_of
 from kqs.journal.format import Kind, Record
 from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
-from kqs.wire.jobs import Given, Told, decoding
+from kqs.wire.jobs import Given, decoding
+from kqs.wire.jobtext import place_of
 from kqs.wire.order import asked_of, askers_of, is_batch
 from kqs.wire.steps import JOBS_A_STEP, Steps, finish
 
@@ -28,97 +31,6 @@ MOST_FANNED = 4000
 
 #: told of a record that it is flushed, or why it may not be
 Settled = Callable[[Record, JournalError | None], None]
-
-
-Answer = str | Inserted | Refused
-#: told the answers to jobs, in order, or why there are none
-AnswersTold = Callable[[list[Answer] | Exception], None]
-
-
-class Found(NamedTuple):
-    """What the store has made of the jobs that were asked about: orders of known ones; by order, whom others were joined to."""
-
-    known: Set[int]
-    joined: Mapping[int, str]
-
-
-class Question:
-    """What is asked about some jobs of a record that is being journaled.
-
-    left: orders that are not decided. is_lasting: no replay may decide anew, once it is told. told: called once, with what is
-    found or why it is not.
-    """
-
-    __slots__ = ("is_lasting", "is_over", "joined", "known", "left", "told")
-
-    def __init__(self, orders: Sequence[int], told: Callable[[Found | KqsError], None], *, is_lasting: bool) -> None:
-        self.left = set(orders)
-        self.told = told
-        self.is_lasting = is_lasting
-        self.is_over = False
-        self.known: set[int] = set()
-        self.joined: dict[int, str] = {}
-
-
-class VerdictsPort(Protocol):
-    """The part of the queue that is asked whether jobs are new."""
-
-    def check_room(self, count: int) -> None:
-        """Raise CallError, busy, if there are too many questions for one about so many jobs more."""
-        ...
-
-    def ask(self, question: Question) -> None:
-        """Take a question about jobs that the journal is about to flush."""
-        ...
-
-    def flushed(self, question: Question) -> None:
-        """Take in that the jobs are kept: the question must be answered within bounds from now on."""
-        ...
-
-    def withdraw(self, question: Question) -> None:
-        """Forget a question: its jobs are not kept."""
-        ...
-
-
-class BoundsPort(Protocol):
-    """The part of the queue that is asked whether more jobs may wait."""
-
-    @property
-    def limits(self) -> Mapping[str, int]:
-        """Return how many, by type; empty: any number of any may."""
-        ...
-
-    def has_room(self, jobs: Sequence[Job]) -> bool:
-        """Tell whether all these may be taken in."""
-        ...
-
-    def enter(self, jobs: Sequence[Job], copies: Sequence[str] = (), *, is_forced: bool = False) -> Mapping[str, int]:
-        """Count jobs that are about to be journaled; return what `leave` needs.
-
-        Args: copies: the types of copies of these. is_forced: even if they are too many.
-
-        Raises: CallError: busy; they are too many.
-        """
-        ...
-
-    def leave(self, counts: Mapping[str, int]) -> None:
-        """Forget jobs that are not journaled after all."""
-        ...
-
-
-class JournalPort(Protocol):
-    """The part of the journal that an insert touches."""
-
-    def append(self, record: Record) -> None:
-        """Take one record for the next flush; `record.done` is called on the loop thread after it.
-
-        Raises: JournalError: nothing was taken, `done` will not be called. The error's `code` is the answer.
-        """
-        ...
-
-    def flush_if_alone(self) -> None:
-        """Flush a lone record now, if that looks best; `record.done` may be called before this returns."""
-        ...
 
 
 class Inserter:
@@ -195,16 +107,16 @@ class Inserter:
         now = self.now()
         for index, job in enumerate(given.jobs):
             if job.id is not None and (self.ids.is_ours_unmade(job.id) if adopted else self.ids.may_be_unmade(job.id, now)):
-                where = f"job {index}: " if given.is_array else ""
+                where = place_of(index, is_array=given.is_array)
                 raise CallError(f"{where}id {job.id!r} has the form of an id that a server may have yet to make", "bad_job")
             if isinstance(job, JobFields) and job.copies is not None:
-                where = f"job {index}: " if given.is_array else ""
+                where = place_of(index, is_array=given.is_array)
                 if not adopted:
                     raise CallError(f"{where}copies: belongs to `adopt`, not to an insert", "bad_job")
                 if not all(is_type(type_) and ID_PATTERN.match(id_) for type_, id_ in job.copies.items()):
                     raise CallError(f"{where}copies: expected an id for each type, got others", "bad_job")
             if is_told(job):
-                given.told[index] = _told_of(job)
+                given.told[index] = told_of(job)
             if index % JOBS_A_STEP == 0:
                 yield
         given.asked, given.batches = yield from asked_of(given.jobs, given.payload, is_array=given.is_array, before=before)
@@ -240,9 +152,9 @@ class Inserter:
         Args: flushed: called before, when the record is settled. run: does all steps of telling many, now or later.
         Raises: JournalError, CallError: nothing was kept, and neither will be called.
         """
-        telling = _Telling(given, self.ids)
-        if telling.asked:
-            self._verdicts.check_room(len(telling.asked))
+        answering = Answering(given, self.ids, told, run)
+        if answering.asked:
+            self._verdicts.check_room(len(answering.asked))
         question: Question | None = None
 
         def settled(record: Record, error: JournalError | None) -> None:
@@ -254,18 +166,18 @@ class Inserter:
             elif question is not None:
                 self._verdicts.flushed(question)
             else:
-                telling.tell(record.first_order, _NOTHING_FOUND, told, run)
+                answering.tell(record.first_order, NOTHING_FOUND)
 
         def decided(found: Found | KqsError) -> None:
             if isinstance(found, KqsError):
                 told(found)
             else:
-                telling.tell(first_order, found, told, run)
+                answering.tell(first_order, found)
 
         record = self.keep(given, settled, adopted=adopted)
         first_order = record.first_order
-        if telling.asked:
-            question = Question([first_order + index for index in telling.asked], decided, is_lasting=telling.has_keys)
+        if answering.asked:
+            question = Question([first_order + index for index in answering.asked], decided, is_lasting=answering.has_keys)
             self._verdicts.ask(question)
         return record
 
@@ -286,12 +198,8 @@ class Inserter:
         plan = plan_of(jobs, self.subscribers) if self.subscribers and not adopted else {}
         if plan or (adopted and any(map(has_copies, jobs))):
             assert kind is Kind.JOBS, "lines are looked at before"
-            if is_batch(payload) or any(job.type in plan and _is_member(job) for job in jobs):
-                raise CallError("batch: expected jobs of types without subscribers, whose copies end later", "bad_job")
+            copies = _copied_types(jobs, payload, plan)
             kind, payload, live_jobs = Kind.FANNED, pack(plan, payload), None
-            copies = [copy.type for copy in copies_of(jobs, plan)]
-            if len(jobs) + len(copies) > MOST_FANNED:
-                raise CallError(f"expected at most {MOST_FANNED} jobs with their copies in one insert", "too_large")
         entered = None if bounds is None else bounds.enter(jobs, copies, is_forced=adopted)
         now, count, size = self.now(), len(jobs) + len(copies), len(payload)
         first_order = self.ids.take(count, now)
@@ -314,10 +222,19 @@ class Inserter:
         self.unflushed_bytes += size
         return record
 
-    def ids_of(self, own_ids: list[str | None], first_order: int) -> list[str]:
+    def ids_of(self, own_ids: Sequence[str | None], first_order: int) -> list[str]:
         """Return the ids of jobs that were numbered from `first_order` on, of which some brought their own."""
-        made = self.ids.of
-        return [made(order) if own is None else own for order, own in enumerate(own_ids, first_order)]
+        return ids_of(own_ids, self.ids, first_order)
+
+
+def _copied_types(jobs: list[Job], payload: bytes, plan: Plan) -> list[str]:
+    """Return the type of each copy of some jobs. Raises: CallError: bad_job, too_large: they may not have any, or so many."""
+    if is_batch(payload) or any(job.type in plan and _is_member(job) for job in jobs):
+        raise CallError("batch: expected jobs of types without subscribers, whose copies end later", "bad_job")
+    types = [copy.type for copy in copies_of(jobs, plan)]
+    if len(jobs) + len(types) > MOST_FANNED:
+        raise CallError(f"expected at most {MOST_FANNED} jobs with their copies in one insert", "too_large")
+    return types
 
 
 def _is_member(job: Job) -> bool:
@@ -326,56 +243,3 @@ def _is_member(job: Job) -> bool:
 
 async def _no_order(_given: Given) -> None:
     raise CallError("after, batch: nobody knows of other jobs here", "unsupported")
-
-
-class _Telling:
-    """What becomes of the jobs of an insert as it is told. Holds no data of theirs.
-
-    asked: which of them the store must be asked about. has_keys: one of these has a unique key.
-    """
-
-    def __init__(self, given: Given, ids: Ids) -> None:
-        self._ids = ids
-        self._is_array = given.is_array
-        self._own_ids = [job.id for job in given.jobs]
-        self._told = given.told
-        self.asked = [index for index, told in self._told.items() if told.is_keyed or (told.is_full and told.has_id)]
-        self.has_keys = any(told.is_keyed for told in self._told.values())
-
-    def tell(self, first_order: int, found: Found, told: AnswersTold, run: Callable[[Steps[None]], None]) -> None:
-        """Tell the answers to all jobs, of which the first was numbered `first_order`; by `run`, if they are many."""
-        steps = self._answering(first_order, found, told)
-        if len(self._own_ids) > JOBS_A_STEP:
-            run(steps)
-        else:
-            finish(steps)
-
-    def _answering(self, first_order: int, found: Found, tell: AnswersTold) -> Steps[None]:
-        made = self._ids.of
-        answers: list[Answer] = []
-        for start in range(0, len(self._own_ids), JOBS_A_STEP):
-            own_ids = self._own_ids[start : start + JOBS_A_STEP]
-            answers += [made(order) if own is None else own for order, own in enumerate(own_ids, first_order + start)]
-            yield
-        for count, (index, told) in enumerate(self._told.items(), 1):
-            order = first_order + index
-            joined = found.joined.get(order)
-            if joined is not None and told.refused_key is not None:
-                where = f"job {index}: " if self._is_array else ""
-                message = f"{where}unique: a job of this type and key {told.refused_key!r} waits already, its id is {joined!r}"
-                answers[index] = Refused("duplicate", message)
-            else:
-                job_id = str(answers[index]) if joined is None else joined
-                answers[index] = Inserted(job_id, joined is None and order not in found.known) if told.is_full else job_id
-            if count % JOBS_A_STEP == 0:
-                yield
-        tell(answers)
-
-
-def _told_of(job: Job) -> Told:
-    assert isinstance(job, JobFields), "only such a job is told"
-    is_refused = job.on_conflict == "refuse"
-    return Told(job.id is not None, job.answer is not None, job.unique is not None, job.unique if is_refused else None)
-
-
-_NOTHING_FOUND = Found(frozenset(), {})
