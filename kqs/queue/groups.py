@@ -16,7 +16,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -24,7 +23,7 @@ from kqs.broker.base import Broker, Refill
 from kqs.broker.turns import Turns
 from kqs.config import TakingSection
 from kqs.job import Entry, Run
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 
 #: jobs of one look into the store: what it takes there is bounded by that
 MOST = 1000
@@ -32,22 +31,8 @@ MOST = 1000
 _AS_OTHERS = TakingSection()
 
 
-class InTurn(Protocol):
-    """See Store.in_turn."""
-
-    def __call__(
-        self,
-        type_: str,
-        turn: Turn,
-        count: int,
-        *,
-        weights: Mapping[str, int],
-        most: Mapping[str, int],
-        passed: Collection[int],
-        plain: int,
-    ) -> Awaitable[Turned]:
-        """See Store.in_turn."""
-        ...
+#: see Store.in_turn
+InTurn = Callable[[str, Turn, int, Terms], Awaitable[Turned]]
 
 
 @dataclass
@@ -209,9 +194,8 @@ class Groups:
                 most = {group: out.most - n for group, n in counts.items() if group is not None}
                 passed += out.brought
             plain = count if self._broker.backlog(type_) else 0
-            turned = await self._in_turn(
-                type_, line.turn, count, weights=taking.group_weights, most=most, passed=passed, plain=plain
-            )
+            terms = Terms(taking.group_weights, most, frozenset(passed), plain)
+            turned = await self._in_turn(type_, line.turn, count, terms)
             line.turn = turned.turn
         if not line.has_more and self._lines.get(type_) is line and not chosen:
             if turned.is_all and all(left > 0 for left in most.values()):

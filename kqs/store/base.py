@@ -41,7 +41,7 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Resched
 from kqs.states import State
 from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, StoreInfo, Waiting
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import SayingsPort
 from kqs.store.sharing import Sharing
 from kqs.store.ticks import Passed, Schedule, SchedulesPort
@@ -211,25 +211,11 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """Return those of some types of which ready jobs wait that have a group."""
         ...
 
-    async def in_turn(
-        self,
-        type_: str,
-        turn: Turn,
-        count: int,
-        *,
-        weights: Mapping[str, int],
-        most: Mapping[str, int],
-        passed: Collection[int],
-        plain: int,
-    ) -> Turned:
+    async def in_turn(self, type_: str, turn: Turn, count: int, terms: Terms) -> Turned:
         """Return the next up to `count` ready jobs of a type that have a group, as the groups' turns go from `turn` on.
 
         Within a group they come by (prio, order). Nothing is claimed by it. It may be fewer although there are more: as many
-        as all groups that wait could share, each in equal parts.
-
-        Args: weights: how many a group gets in its turn, 1 if it is not there. most: how many a group may get in all. passed:
-            orders that are on their way to a worker. plain: how many there may be of those without a group, who have turns as
-            one group; `ready` has them.
+        as all groups that wait could share, each in equal parts. Those without a group are only counted; `ready` has them.
         """
         ...
 

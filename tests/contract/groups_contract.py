@@ -12,7 +12,7 @@ from kqs.job import Accepted, After, Entry
 from kqs.states import WAITING, State
 from kqs.store import change as changing
 from kqs.store.base import Store, Verb
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 from tests.contract.change_contract import change
 from tests.contract.changes import JobChanges
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, MakeStore, a_job, a_report, an_entry, numbers
@@ -41,8 +41,8 @@ class GroupsContract:
         passed: list[int] | None = None,
         plain: int = 0,
     ) -> Turned:
-        orders = [FIRST + n for n in passed or ()]
-        return await store.in_turn("mail", turn, count, weights=weights or {}, most=most or {}, passed=orders, plain=plain)
+        orders = frozenset(FIRST + n for n in passed or ())
+        return await store.in_turn("mail", turn, count, Terms(weights or {}, most or {}, orders, plain))
 
     async def test_groups_have_their_turns_one_after_the_other(self, store: Store, now: float) -> None:
         await store.insert([*of("a", 0, 1, 2), *of("b", 3, 4, 5), *of("c", 6)], 1, "w", now)

@@ -20,7 +20,7 @@ from kqs.job import Entry, Progress
 from kqs.states import State
 from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
-from kqs.store.rotation import Turn
+from kqs.store.rotation import Terms, Turn
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
@@ -242,7 +242,7 @@ def with_groups(path: Path) -> Path:
 
 
 async def in_turn(store: SqliteStore) -> list[int]:
-    return numbers((await store.in_turn("mail", Turn(), 9, weights={}, most={}, passed=(), plain=0)).entries)
+    return numbers((await store.in_turn("mail", Turn(), 9, Terms())).entries)
 
 
 @pytest.mark.parametrize("version", [6], indirect=True)

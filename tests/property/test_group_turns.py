@@ -19,7 +19,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, Entry, Run
 from kqs.states import WAITING, State
 from kqs.store.base import Change, Verb
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sqlite import change, claim, groups, insert, report, schedule
 from kqs.store.sqlite.heads import Heads
 from kqs.store.sqlite.session import Session
@@ -124,11 +124,10 @@ class Walk:
             self.claim(found.entries if self.pick.random() < 0.7 else found.entries[::-2])
 
     def turns(self, count: int, most: Mapping[str, int], passed: list[int], plain: int) -> Turned:
+        terms = Terms(self.weights, most, frozenset(passed), plain)
         found: Turned | None = None
         while found is None:
-            found = self.do(
-                lambda session: groups.in_turn(session, "mail", self.turn, count, self.weights, most, passed, plain)
-            )
+            found = self.do(lambda session: groups.in_turn(session, "mail", self.turn, count, terms))
         return found
 
     def check(

@@ -18,7 +18,7 @@ from kqs.filter import Filter
 from kqs.job import Accepted, After, Entry, Run
 from kqs.states import State
 from kqs.store.base import CALL_S, Verb
-from kqs.store.rotation import Turn, line_of, share_of, turned
+from kqs.store.rotation import Terms, Turn, line_of, share_of, turned
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.heads import Heads
 from tests.contract.change_contract import change
@@ -110,14 +110,15 @@ class LineMachine(RuleBasedStateMachine):
         lines = self._ready()
         orders = [order for line in lines.values() for _, order in line]
         passed = data.draw(st.lists(st.sampled_from(orders), unique=True, max_size=6)) if orders else []
-        found = self.run(self.store.in_turn("mail", self.turn, count, weights=weights, most=most, passed=passed, plain=0))
+        terms = Terms(weights, most, frozenset(passed))
+        found = self.run(self.store.in_turn("mail", self.turn, count, terms))
         wanted = count + [*most.values()].count(0)  # a look goes no further, even if one of these groups has none to give
         behind = [n for n in lines if n > self.turn.group][:wanted]
         before = [n for n in lines if n <= self.turn.group] if len(behind) < wanted else []
-        line = line_of(self.turn, behind, before[: wanted - len(behind) + 1], weights, most, 0, wanted)
-        each = share_of(line, count, weights)
+        line = line_of(self.turn, behind, before[: wanted - len(behind) + 1], terms, wanted)
+        each = share_of(line, count, terms)
         firsts = {n: self._first(n, lines.get(n, []), each, passed) for n in line.names}  # who was last may have gone
-        expected = turned(self.turn, line, firsts, weights, most, passed, 0, count)
+        expected = turned(self.turn, line, firsts, terms, count)
         assert (found.entries, found.turn) == (expected.entries, expected.turn)
         assert found.is_all is expected.is_all
         self.turn = found.turn
@@ -185,7 +186,7 @@ class LineMachine(RuleBasedStateMachine):
         """Run all that is ready, look by look: then nobody stands in a line, and no entry is left in it."""
         self.turn = Turn(self.turn.group)
         for _ in range(500):
-            found = self.run(self.store.in_turn("mail", self.turn, 3, weights={}, most={}, passed=(), plain=0))
+            found = self.run(self.store.in_turn("mail", self.turn, 3, Terms()))
             if not found.entries:
                 break
             self.turn = Turn(found.turn.group)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from kqs.job import Entry
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
 from kqs.store.mongo.session import Session
-from kqs.store.rotation import Turn, Turned, line_of, share_of, turned
+from kqs.store.rotation import Terms, Turn, Turned, line_of, share_of, turned
 
 #: groups that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
@@ -31,26 +31,17 @@ async def types(session: Session, among: Collection[str]) -> list[str]:
     return [type_ for type_, has in zip(kinds, found, strict=True) if has]
 
 
-async def in_turn(
-    session: Session,
-    type_: str,
-    turn: Turn,
-    count: int,
-    weights: Mapping[str, int],
-    most: Mapping[str, int],
-    passed: Collection[int],
-    plain: int,
-) -> Turned:
+async def in_turn(session: Session, type_: str, turn: Turn, count: int, terms: Terms) -> Turned:
     """See Store.in_turn."""
-    wanted = min(count, MOST_GROUPS)
+    wanted, most, passed = min(count, MOST_GROUPS), terms.most, terms.passed
     heads = await _heads(session, type_, turn.group, wanted, most)
     behind = list(heads)
     before: list[str] = []
     if len(behind) < wanted:
         heads |= (more := await _heads(session, type_, "", wanted - len(behind), most, turn.group))
         before = list(more)
-    line = line_of(turn, behind, before, weights, most, plain, wanted)
-    each = share_of(line, count, weights)
+    line = line_of(turn, behind, before, terms, wanted)
+    each = share_of(line, count, terms)
     waiting = {name: heads.get(name, []) for name in line.names if name}
     behind_heads = [name for name, head in waiting.items() if each > 1 or not head or head[0].order in passed]
     places = asyncio.Semaphore(_AT_ONCE)
@@ -65,7 +56,7 @@ async def in_turn(
     for name, found in zip(behind_heads, await asyncio.gather(*map(firsts, behind_heads)), strict=True):
         if found:  # else all that it has are passed
             waiting[name] = list(found)
-    return turned(turn, line, waiting, weights, most, passed, plain, count)
+    return turned(turn, line, waiting, terms, count)
 
 
 async def names(session: Session, type_: str, after: str, count: int) -> list[str]:

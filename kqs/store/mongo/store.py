@@ -51,7 +51,7 @@ from kqs.store.mongo.opened import Opened, recount_alone
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import Topic
 from kqs.store.sharing import Share, Sharing
 from kqs.supervisor import Supervisor
@@ -185,19 +185,9 @@ class MongoStore:
         """See Store.grouped_types. A question for each type."""
         return await self._look(groups.types, among)
 
-    async def in_turn(
-        self,
-        type_: str,
-        turn: Turn,
-        count: int,
-        *,
-        weights: Mapping[str, int],
-        most: Mapping[str, int],
-        passed: Collection[int],
-        plain: int,
-    ) -> Turned:
+    async def in_turn(self, type_: str, turn: Turn, count: int, terms: Terms) -> Turned:
         """See Store.in_turn. One or two questions and, where groups have many jobs, one a group, of MOST_GROUPS at most."""
-        return await self._look(groups.in_turn, type_, turn, count, weights, most, passed, plain)
+        return await self._look(groups.in_turn, type_, turn, count, terms)
 
     async def wake(self, before: float, limit: int, body_bytes: int | None = None) -> list[Entry]:
         """See Store.wake."""

@@ -15,7 +15,7 @@ from itertools import chain
 import msgspec
 
 from kqs.job import Entry
-from kqs.store.rotation import Turn, Turned, line_of, share_of, turned
+from kqs.store.rotation import Terms, Turn, Turned, line_of, share_of, turned
 from kqs.store.sqlite.rows import encode_json, json_list
 from kqs.store.sqlite.schema import Place, follow_lines
 from kqs.store.sqlite.session import Session
@@ -123,24 +123,15 @@ def types(session: Session, among: Collection[str]) -> list[str]:
     return _decode_names(packed)
 
 
-def in_turn(
-    session: Session,
-    type_: str,
-    turn: Turn,
-    count: int,
-    weights: Mapping[str, int],
-    most: Mapping[str, int],
-    passed: Collection[int],
-    plain: int,
-) -> Turned | None:
+def in_turn(session: Session, type_: str, turn: Turn, count: int, terms: Terms) -> Turned | None:
     """See Store.in_turn. Returns: None: ask again; it has only found such as have gone, and let them leave the line."""
     if not session.has_groups:
-        return Turned([], min(plain, count), turn, True)
-    heads, passed = session.heads, frozenset(passed)
+        return Turned([], min(terms.plain, count), turn, True)
+    heads = session.heads
     for type_back, name in _kinds(session, heads.take_returned()):
         heads.forget(type_back, name)
     _sweep(session, type_, heads.take_over(type_))
-    wanted = count + sum(left <= 0 for left in most.values())
+    wanted = count + sum(left <= 0 for left in terms.most.values())
     empty: set[str] = set()
     for _ in range(_MOST_PASSES):
         behind = names(session, type_, turn.group, wanted)
@@ -148,13 +139,13 @@ def in_turn(
         if len(behind) < wanted:
             more = names(session, type_, "", wanted - len(behind) + 1)
             before = [name for name in more if name <= turn.group]
-        line = line_of(turn, behind, before, weights, most, plain, wanted)
+        line = line_of(turn, behind, before, terms, wanted)
         named = [name for name in line.names if name]
-        firsts = _Look(session, type_, named, share_of(line, count, weights), passed).firsts()
+        firsts = _Look(session, type_, named, share_of(line, count, terms), terms.passed).firsts()
         # who was served last may stand in no line any more
         over = {name for name in (*behind, *before) if not firsts.get(name, True)}
         if not over or (over & empty and not _mend(session, type_)):
-            return turned(turn, line, firsts, weights, most, passed, plain, count)
+            return turned(turn, line, firsts, terms, count)
         empty |= over
     return None
 

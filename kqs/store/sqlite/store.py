@@ -27,7 +27,7 @@ from kqs.store.base import (
     StoreInfo,
     Waiting,
 )
-from kqs.store.rotation import Turn, Turned
+from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import Topic
 from kqs.store.sharing import Sharing
 from kqs.store.sqlite import (
@@ -164,21 +164,9 @@ class SqliteStore:
         """See Store.grouped_types."""
         return await self._runner.call(partial(groups.types, among=among))
 
-    async def in_turn(
-        self,
-        type_: str,
-        turn: Turn,
-        count: int,
-        *,
-        weights: Mapping[str, int],
-        most: Mapping[str, int],
-        passed: Collection[int],
-        plain: int,
-    ) -> Turned:
+    async def in_turn(self, type_: str, turn: Turn, count: int, terms: Terms) -> Turned:
         """See Store.in_turn."""
-        look = partial(
-            groups.in_turn, type_=type_, turn=turn, count=count, weights=weights, most=most, passed=passed, plain=plain
-        )
+        look = partial(groups.in_turn, type_=type_, turn=turn, count=count, terms=terms)
         while (turned := await self._runner.call(look)) is None:
             pass
         return turned

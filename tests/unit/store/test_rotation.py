@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kqs.job import Entry
-from kqs.store.rotation import Line, Turn, line_of, rounds, share_of, turned, weight_of
+from kqs.store.rotation import Line, Terms, Turn, line_of, rounds, share_of, turned
 
 NAMES = "abcdef"
 waiting_jobs = st.dictionaries(st.sampled_from(NAMES), st.integers(0, 9))
@@ -25,7 +25,7 @@ def one_after_the_other(jobs: Mapping[str, int], plain: int, weights: Mapping[st
     order: list[str] = []
     while any(left.values()):
         for name in [*sorted(name for name in left if name), ""]:
-            share = min(left[name], weight_of(weights, name))
+            share = min(left[name], Terms(weights).weight_of(name))
             left[name] -= share
             order += [name] * share
     return order
@@ -48,9 +48,10 @@ def look(
     wanted = min(count + sum(left <= 0 for left in most.values()), groups)
     behind = [name for name in there if name > turn.group][:wanted]
     before = [name for name in there if name <= turn.group] if len(behind) < wanted else []
-    line = line_of(turn, behind, before, weights, most, plain, wanted)
-    firsts = {name: entries(name, min(jobs[name], share_of(line, count, weights))) for name in line.names if name}
-    found = turned(turn, line, firsts, weights, most, (), plain, count)
+    terms = Terms(weights, most, plain=plain)
+    line = line_of(turn, behind, before, terms, wanted)
+    firsts = {name: entries(name, min(jobs[name], share_of(line, count, terms))) for name in line.names if name}
+    found = turned(turn, line, firsts, terms, count)
     names = [entry.group or "" for entry in found.entries]
     for name in names:
         jobs[name] -= 1
@@ -109,12 +110,12 @@ def test_a_group_that_comes_up_waits_for_one_round_at_most(groups: int, weight: 
 def test_a_look_at_many_groups_gives_the_turns_of_any_other(jobs: dict[str, int], count: int, last: str) -> None:
     line = Line(sorted(jobs, key=lambda name: (name <= last, name)), True)
     firsts = {name: entries(name, waits) for name, waits in jobs.items()}
-    found = turned(Turn(last), line, firsts, {}, {}, (), 0, count)
-    assert found[:3] == rounds(Turn(last), line, firsts, (), {}, 0, len(found.entries)), (
+    found = turned(Turn(last), line, firsts, Terms(), count)
+    assert found[:3] == rounds(Turn(last), line, firsts, (), Terms(), len(found.entries)), (
         "it may end before, but goes no other way"
     )
     assert found.entries or not (count and any(firsts.values()))
 
 
 def test_no_turns_are_none() -> None:
-    assert rounds(Turn("a"), Line([], True), {}, (), {}, 0, 5) == ([], 0, Turn("a"))
+    assert rounds(Turn("a"), Line([], True), {}, (), Terms(), 5) == ([], 0, Turn("a"))

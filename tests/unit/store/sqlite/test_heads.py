@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kqs.job import Accepted, Entry
-from kqs.store.rotation import Turn
+from kqs.store.rotation import Terms, Turn
 from kqs.store.sqlite import claim, groups, insert
 from kqs.store.sqlite.heads import AHEAD, Heads
 from kqs.store.sqlite.session import Session
@@ -30,7 +30,7 @@ def look(
     count: int = 1,
     weights: Mapping[str, int] = {},
 ) -> tuple[list[Entry], Turn]:
-    while (found := groups.in_turn(session, "mail", turn, count, weights, {}, (), 0)) is None:
+    while (found := groups.in_turn(session, "mail", turn, count, Terms(weights))) is None:
         pass
     return found.entries, found.turn
 
