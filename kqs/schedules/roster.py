@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from itertools import count
 
 from kqs.schedules.calendar import Calendar
@@ -124,6 +125,15 @@ class Roster:
             self.put(schedule, now)
         else:
             entry.schedule = schedule
+
+    def take_in(self, names: Iterable[str], found: Iterable[Schedule], now: float) -> None:
+        """Take in what the store has found of these names: how far each schedule is, or that it is gone."""
+        by_name = {schedule.name: schedule for schedule in found}
+        for name in names:
+            if name in by_name:
+                self.refresh(by_name[name], now)
+            else:
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Forget a schedule. Idempotent."""

@@ -43,13 +43,13 @@ class Schedules(Service):
         self._store = store
         self._inserter = inserter
         self._clock = clock
-        self._catch_up = catch_up
+        self.catch_up = catch_up
         self._turn = asyncio.Lock()
         self._roster = Roster()
         self._seen = -1
         self._is_read = asyncio.Event()
         self._read_at = clock.monotonic()
-        self.ticker = Ticker(self._roster, store, inserter, clock, supervisor, self._begin, self.look, catch_up)
+        self.ticker = Ticker(self, self._roster, store, inserter, clock, supervisor)
         self.problems = self.ticker.problems
 
     async def start(self) -> None:
@@ -160,9 +160,9 @@ class Schedules(Service):
             self.ticker.wake()
             return was_suspended is (at is None)
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
         """Read all there are, once the store has what was journaled before, and bring them in line with the config."""
-        await self._catch_up()
+        await self.catch_up()
         async with self._turn:
             seen = await self._store.schedule_changes()
             await self._read_all()
@@ -210,13 +210,8 @@ class Schedules(Service):
 
     async def _read(self, names: list[str]) -> None:
         """Take in some schedules as they stand."""
-        await self._catch_up()
-        found = {one.name: one for one in await self._store.schedules(names)}
-        for name in names:
-            if name in found:
-                self._roster.refresh(found[name], self._clock.now())
-            else:
-                self._roster.remove(name)
+        await self.catch_up()
+        self._roster.take_in(names, await self._store.schedules(names), self._clock.now())
         self.ticker.wake()
 
     def _known(self, name: str) -> Entry:

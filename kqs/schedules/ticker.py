@@ -11,28 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
 from kqs.clock import Clock
-from kqs.errors import CallError, JournalError, KqsError, StoreUnavailableError
+from kqs.errors import StoreUnavailableError
 from kqs.inserter import Inserter
-from kqs.journal.format import Record
 from kqs.log import get_logger
 from kqs.schedules.decision import Decision, decide
+from kqs.schedules.journaling import Journaling, Tick
 from kqs.schedules.roster import Entry, Roster
 from kqs.service import Service
 from kqs.store.base import MOST_ENDS, Store
 from kqs.store.ticks import Passed, tick_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
-from kqs.wire.jobs import Given
-from kqs.wire.replayed import replay_jobs
 
 log = get_logger("kqs.schedules")
-
-_encode = msgspec.json.Encoder().encode
 
 #: the wall clock may be set: with a tick to come it is looked at so often, in s
 LOOK_S = 5.0
@@ -53,52 +50,36 @@ STORE_S = 2.0
 TURN = 200
 #: how far the clock may be behind the last tick of a schedule, or its beginning, before that is told, in s
 BEHIND_S = 60.0
-#: jobs, and about how many bytes, that go into one record
-RECORD_JOBS = 1000
-RECORD_BYTES = 1024 * 1024
 
 
-class Tick:
-    """One instant of a schedule, on its way into the journal."""
+class Keeper(Protocol):
+    """Who keeps the schedules that tick. All it is asked raises StoreError."""
 
-    __slots__ = ("at", "entry", "error")
+    def begin(self) -> Awaitable[None]:
+        """Read all schedules."""
+        ...
 
-    def __init__(self, entry: Entry, at: float) -> None:
-        self.entry = entry
-        self.at = at
-        self.error: str | None = None
+    def look(self) -> Awaitable[None]:
+        """Take in what other servers have changed."""
+        ...
 
-    def text(self) -> bytes:
-        """Return its job as it is journaled."""
-        schedule = self.entry.schedule
-        head = b'{"id":"%b","tick":%b,' % (tick_of(schedule.name, self.at).encode(), _encode(float(self.at)))
-        return head + schedule.plan.job.lstrip().encode()[1:]
+    def catch_up(self) -> Awaitable[None]:
+        """Return when the store has all that is journaled."""
+        ...
 
 
 class Ticker(Service):
-    """Ticks. `begin` is awaited before the first tick, and again until it succeeds."""
+    """Ticks. `Keeper.begin` is awaited before the first tick, and again until it succeeds."""
 
     def __init__(
-        self,
-        roster: Roster,
-        store: Store,
-        inserter: Inserter,
-        clock: Clock,
-        supervisor: Supervisor,
-        begin: Callable[[], Awaitable[None]],
-        look: Callable[[], Awaitable[None]],
-        catch_up: Callable[[], Awaitable[None]],
+        self, keeper: Keeper, roster: Roster, store: Store, inserter: Inserter, clock: Clock, supervisor: Supervisor
     ) -> None:
-        """Args: begin: reads all schedules. look: takes in what other servers have changed. catch_up: the store has all
-        that is journaled when it returns. All three raise StoreError."""
+        self._keeper = keeper
         self._roster = roster
         self._store = store
-        self._inserter = inserter
+        self._journaling = Journaling(inserter, roster)
         self._clock = clock
         self._supervisor = supervisor
-        self._begin = begin
-        self._look = look
-        self._catch_up = catch_up
         self._changed = asyncio.Event()
         self._is_ticking = False
         self._task: asyncio.Task[None] | None = None
@@ -106,7 +87,6 @@ class Ticker(Service):
         self._doubted_until = -math.inf
         self._trouble = Trouble(log, "schedules cannot tick, trying again", "schedules tick again", clock.monotonic)
         self._failed: dict[str, str] = {}  # by name, why a tick could not be inserted
-        self.inserted_count = 0
         self.missed_count = 0
         self.skipped_count = 0
 
@@ -125,6 +105,11 @@ class Ticker(Service):
         if self._is_ticking:
             return -math.inf
         return math.inf if self._roster.next_at is None else self._roster.next_at
+
+    @property
+    def inserted_count(self) -> int:
+        """Return how many ticks were inserted."""
+        return self._journaling.inserted_count
 
     def wake(self) -> None:
         """Look again when the next tick comes: a schedule was changed."""
@@ -150,14 +135,14 @@ class Ticker(Service):
 
     async def _run(self) -> None:
         while True:
-            if await self._try_to(self._begin, within_s=None):
+            if await self._try_to(self._keeper.begin, within_s=None):
                 break
             await asyncio.sleep(RETRY_S)
         while True:
             self._changed.clear()
             await self._sleep()
             if self._store.is_shared and self._clock.monotonic() - self._looked >= CHANGES_S:
-                await self._try_to(self._look)
+                await self._try_to(self._keeper.look)
                 self._looked = self._clock.monotonic()
             while due := self._roster.pop(self._clock.now(), TURN):
                 self._is_ticking = True
@@ -233,7 +218,7 @@ class Ticker(Service):
         busy: set[str] = set()
 
         async def look() -> None:
-            await self._catch_up()
+            await self._keeper.catch_up()
             await self._reload(due)
             last = {tick_of(one.schedule.name, one.schedule.tick_at): one for one in due if one.schedule.tick_at}
             ids = list(last)
@@ -250,7 +235,7 @@ class Ticker(Service):
         undecided = {entry for entry, _ in decided}
 
         async def keep() -> None:
-            await self._catch_up()
+            await self._keeper.catch_up()
             done = await self._store.pass_ticks([_passed(entry, decision) for entry, decision in decided])
             for (entry, decision), is_done in zip(decided, done, strict=True):
                 if is_done:
@@ -285,9 +270,7 @@ class Ticker(Service):
         """Journal ticks, those that still stand, and plan their schedules again."""
         now = self._clock.now()
         try:
-            kept = [one for some in in_records(ticks, self._roster.stands) for one in self._keep(some)]
-            if kept:
-                await asyncio.wait(kept)
+            await self._journaling.insert(ticks)
         finally:
             failed = False
             for tick in ticks:
@@ -304,41 +287,11 @@ class Ticker(Service):
             elif ticks:
                 self._trouble.over()
 
-    def _keep(self, ticks: list[Tick]) -> list[asyncio.Future[None]]:
-        """Journal ticks as one record, or each as its own where one is refused; the futures are done when those are settled."""
-        settled = asyncio.get_running_loop().create_future()
-
-        def told(_record: Record | None, error: KqsError | None) -> None:
-            for tick in ticks:
-                if error is None:
-                    tick.entry.journaled_at = max(tick.entry.journaled_at, tick.at)
-                    self.inserted_count += 1
-                else:
-                    tick.error = str(error)
-            if not settled.done():
-                settled.set_result(None)
-
-        texts = [tick.text() for tick in ticks]
-        payload = texts[0] if len(texts) == 1 else b"[%b]" % b",".join(texts)
-        try:
-            self._inserter.keep(Given(payload, replay_jobs(payload), len(texts) > 1), told)
-        except JournalError as error:
-            told(None, error)
-        except CallError as error:  # too many of its type wait, or of a subscriber: ticks of others do not wait for that
-            if len(ticks) > 1:
-                return [one for tick in ticks for one in self._keep([tick])]
-            told(None, error)
-        return [settled]
-
     async def _reload(self, entries: list[Entry]) -> None:
         """Take in how far schedules are. Raises: StoreError."""
         names = [entry.schedule.name for entry in entries]
-        found = {one.name: one for one in await self._store.schedules(names)} if names else {}
-        for name in names:
-            if name in found:
-                self._roster.refresh(found[name], self._clock.now())
-            else:
-                self._roster.remove(name)
+        if names:
+            self._roster.take_in(names, await self._store.schedules(names), self._clock.now())
 
     def _plan_again(self, entries: list[Entry], now: float) -> None:
         for entry in entries:
@@ -360,22 +313,6 @@ def _passed(entry: Entry, decision: Decision) -> Passed:
     expected = max(entry.schedule.passed_at, entry.journaled_at)
     name, revision = entry.schedule.name, entry.schedule.revision
     return Passed(name, revision, expected, decision.passed_at, decision.missed, decision.skipped)
-
-
-def in_records(ticks: list[Tick], stands: Callable[[Entry], bool]) -> Iterator[list[Tick]]:
-    """Yield ticks as they go into records, passing over those that do not stand any more."""
-    some: list[Tick] = []
-    size = 0
-    for tick in ticks:
-        if not stands(tick.entry):
-            continue
-        if some and (len(some) == RECORD_JOBS or size >= RECORD_BYTES):
-            yield some
-            some, size = [], 0
-        some.append(tick)
-        size += len(tick.entry.schedule.plan.job)
-    if some:
-        yield some
 
 
 def _some(names: list[str]) -> str:
