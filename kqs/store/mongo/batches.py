@@ -16,7 +16,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 
 from kqs.job import Accepted, Tally
@@ -37,11 +36,11 @@ _BY_END = {"$group": {"_id": {"batch": "$batch", "place": "$place", "state": "$s
 class Batches:
     """Batches for one server."""
 
-    def __init__(self, session: Session, ends: AsyncIOMotorCollection[Document], node: str) -> None:
+    def __init__(self, session: Session) -> None:
         self._session = session
+        self._node = session.node
         self._jobs = session.jobs
-        self._ends = ends
-        self._node = node
+        self._ends = session.ends
         self._refused: dict[int, int] = {}  # by the order of a `then` that was joined to another job: that of its last member
 
     def decided(self, thens: Iterable[Accepted], joined: Container[int]) -> None:

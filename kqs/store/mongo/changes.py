@@ -54,12 +54,12 @@ _Attempt = tuple[Change, object | None]
 class Changer:
     """Changes for one server; one slice at a time. A slice that failed is repeated with the same change, or never."""
 
-    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower) -> None:
         self._follower = follower
         self._session = session
+        self._node = session.node
         self._resources = resources
         self._servers = servers
-        self._node = node
         #: of an attempt whose answer was lost: its marks, and what it was about to change
         self._doubted: tuple[_Attempt, list[int], dict[str, Document]] | None = None
 

@@ -69,25 +69,17 @@ class Applied:
 class Follower:
     """See the module docstring. For one server."""
 
-    def __init__(
-        self,
-        session: Session,
-        servers: Servers,
-        resources: Resources,
-        batches: Batches,
-        node: str,
-        tell: Callable[[list[Entry]], None],
-    ) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, tell: Callable[[list[Entry]], None]) -> None:
         """Args: tell: given jobs that were let go and are ready."""
         self._session = session
+        self._node = session.node
         self._jobs = session.jobs
         self._noted = session.noted
         self._servers = servers
         self._resources = resources
-        self._node = node
         self._tell = tell
         self._upkept_to = self._ends_to = ""
-        self.batches = batches
+        self.batches = Batches(session)
 
     async def stand_new(
         self, jobs: Sequence[Accepted], aliases: Mapping[str, str], known: Collection[int], doubt: Callable[[int], None]

@@ -43,14 +43,14 @@ _SKEW_S = 1.0
 class Inserter:
     """Inserts for one server; one insert at a time. An insert that failed is repeated with the same jobs."""
 
-    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers, resources: Resources, follower: Follower) -> None:
         self._session = session
+        self._node = session.node
         self._follower = follower
         self._batches = follower.batches
         self._resources = resources
         self._servers = servers
-        self._node = node
-        self._uniques = Uniques(session, servers, node)
+        self._uniques = Uniques(session, servers)
         self._doubted: set[int] = set()
         self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
 

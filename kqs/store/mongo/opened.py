@@ -56,20 +56,19 @@ class Opened:
         servers: Servers,
         resources: Resources,
         follower: Follower,
-        node: str,
         supervisor: Supervisor,
     ) -> None:
         self.session = session
         self.servers = servers
         self.lanes = Lanes(supervisor)
         self.resources = resources
-        self.shares = Shares(collections.shares, collections.jobs, session.epoch, servers, session.monotonic)
+        self.shares = Shares(collections.shares, session, servers)
         self.questions = Questions(collections, servers, supervisor)
         self.follower = follower
-        self.inserter = Inserter(session, servers, resources, follower, node)
+        self.inserter = Inserter(session, servers, resources, follower)
         self.claimer = Claimer(session, servers, resources)
         self.reporter = Reporter(session, resources)
-        self.changer = changes.Changer(session, servers, resources, follower, node)
+        self.changer = changes.Changer(session, servers, resources, follower)
         self._connection = connection
         self._supervisor = supervisor
         self._fault: StoreCorruptError | None = None

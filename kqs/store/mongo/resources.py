@@ -21,10 +21,9 @@ Who is neither may have the resource only where there is no line. The order of s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from motor.motor_asyncio import AsyncIOMotorCollection
 from pymongo import UpdateOne
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Report
@@ -32,6 +31,7 @@ from kqs.states import WAITING
 from kqs.store.base import CALL_S, MAX_RUNS, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
 from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 #: how often a server of several looks for jobs that others have called, in s: their type may be taken here alone
@@ -73,25 +73,16 @@ class _Held(NamedTuple):
 class Resources:
     """See the module docstring. For one server."""
 
-    def __init__(
-        self,
-        session: Session,
-        locks: AsyncIOMotorCollection[Document],
-        monotonic: Callable[[], float],
-        tell: Callable[[list[Entry]], None],
-        is_alone: Callable[[], bool],
-        living: Callable[[], Awaitable[set[int]]],
-    ) -> None:
-        """Args: tell: given jobs that were called. is_alone: tells whether there is no other server. living: as Servers'."""
+    def __init__(self, session: Session, servers: Servers, tell: Callable[[list[Entry]], None]) -> None:
+        """Args: tell: given jobs that were called."""
         self._session = session
         self._jobs = session.jobs
-        self._locks = locks
-        self._monotonic = monotonic
+        self._locks = session.locks
+        self._monotonic = session.monotonic
         self._tell = tell
         self._held: dict[str, _Held] = {}  # by job: what our runs have, and those that were found with dead servers
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
-        self._is_alone = is_alone
-        self._living = living
+        self._servers = servers
         self._has_lines = False
         self._seen_called: dict[tuple[str, int], bool] = {}  # by job and attempt: whether it was told of
         self._seen_open: dict[str, int] = {}
@@ -311,7 +302,7 @@ class Resources:
             for line in await lines.to_list(None):
                 await self.hand_on(line["_id"])
         waits_s = [CALL_S - (at - since) for since in list(self._watched.values())[:1]]
-        if self._has_lines and not self._is_alone():
+        if self._has_lines and not self._servers.is_alone:
             await self._look_abroad()
             waits_s.append(SEEK_S)
         return now + max(0.0, min(waits_s)) if waits_s else None
@@ -357,7 +348,7 @@ class Resources:
         held = [_Held(line["_id"], line["job"], line["attempt"], line["epoch"], 0, line.get("order", 0)) for line in lines]
         of_runs = {"$or": [_RUNS, {"place": int(Place.GONE), "owner": {"$gt": 0}}]}
         found = await self._session.find([one.job for one in held], of_runs, ["attempt", "epoch", "place", "owner"])
-        living = await self._living() if any(one["place"] == Place.GONE for one in found) else set()
+        living = await self._servers.living() if any(one["place"] == Place.GONE for one in found) else set()
         running = [one for one in found if one["place"] == Place.RUNNING or one["owner"] in living]
         claims = {(document["_id"], document["attempt"], document["epoch"]) for document in running}
         await self._free([one for one in held if (one.job, one.attempt, one.epoch) not in claims], {})

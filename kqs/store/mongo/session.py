@@ -1,4 +1,4 @@
-"""What the operations share: the collections, this boot's epoch, and the marks that tell its writes apart.
+"""What the operations share: the collections, our node, this boot's epoch, and the marks that tell its writes apart.
 
 There is no transaction, and the answer to a write may be lost: it failed for us, and was done all the same, perhaps later. So
 every write that grants or moves something leaves a mark in the documents, a number that no other write of any boot uses. The
@@ -27,14 +27,17 @@ _MARK_BITS = 40
 class Session:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(self, collections: Collections, epoch: int, bulk_bytes: int, clock: Clock) -> None:
-        """Args: epoch: this boot's number, which no other boot of any server has."""
+    def __init__(self, collections: Collections, node: str, epoch: int, bulk_bytes: int, clock: Clock) -> None:
+        """Args: node: what this server's ids end with. epoch: this boot's number, which no other boot of any server has."""
         self.jobs: AsyncIOMotorCollection[Document] = collections.jobs
+        self.locks: AsyncIOMotorCollection[Document] = collections.locks
+        self.ends: AsyncIOMotorCollection[Document] = collections.ends
         self.said: AsyncIOMotorCollection[Document] = collections.said
         self.suspended: AsyncIOMotorCollection[Document] = collections.suspended
         self.subscriptions: AsyncIOMotorCollection[Document] = collections.subscriptions
         self.uniques: AsyncIOMotorCollection[Document] = collections.uniques
         self.schedules: AsyncIOMotorCollection[Document] = collections.schedules
+        self.node = node
         self.epoch = epoch
         self.bulk_bytes = bulk_bytes
         self.bulk = Bulk(collections)

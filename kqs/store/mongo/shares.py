@@ -17,7 +17,7 @@ between a grant and its being seen is nobody's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from motor.motor_asyncio import AsyncIOMotorCollection
@@ -25,6 +25,7 @@ from pymongo.errors import DuplicateKeyError
 
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.servers import Servers
+from kqs.store.mongo.session import Session
 from kqs.store.sharing import Share
 
 #: others may change a document between our look and our write
@@ -38,19 +39,12 @@ _ROUNDING = 1e-6
 class Shares:
     """See the module docstring. Call from the loop thread."""
 
-    def __init__(
-        self,
-        shares: AsyncIOMotorCollection[Document],
-        jobs: AsyncIOMotorCollection[Document],
-        epoch: int,
-        servers: Servers,
-        monotonic: Callable[[], float],
-    ) -> None:
+    def __init__(self, shares: AsyncIOMotorCollection[Document], session: Session, servers: Servers) -> None:
         self._shares = shares
-        self._jobs = jobs
-        self._key = _key(epoch)
+        self._jobs = session.jobs
+        self._key = _key(session.epoch)
         self._servers = servers
-        self._monotonic = monotonic
+        self._monotonic = session.monotonic
         self._seen: dict[str, tuple[int, float]] = {}  # by type: its turn, and since when that is known to stand
 
     async def look(self) -> dict[str, Share]:

@@ -95,17 +95,9 @@ class MongoStore:
             epoch, store_id = await schema.prepare(collections, journal_id)
             servers = Servers(collections, journal_id, node, self._clock.monotonic)
             await servers.register(epoch)
-            session = Session(collections, epoch, self._bulk_bytes, self._clock)
-            resources = Resources(
-                session,
-                collections.locks,
-                self._clock.monotonic,
-                lambda called: self.on_called(called),
-                lambda: servers.is_alone,
-                servers.living,
-            )
-            batches = Batches(session, collections.ends, node)
-            follower = Follower(session, servers, resources, batches, node, lambda called: self.on_called(called))
+            session = Session(collections, node, epoch, self._bulk_bytes, self._clock)
+            resources = Resources(session, servers, lambda called: self.on_called(called))
+            follower = Follower(session, servers, resources, lambda called: self.on_called(called))
             session.noted.on_noted = lambda: self.on_followed()
             servers.on_held, servers.on_gone = session.noted.heard, session.noted.sweep
             await follower.look()
@@ -122,7 +114,7 @@ class MongoStore:
             if isinstance(error, client.DRIVER_ERRORS):
                 raise client.translated(error) from error
             raise
-        self._open = Opened(connection, collections, session, servers, resources, follower, node, self._supervisor)
+        self._open = Opened(connection, collections, session, servers, resources, follower, self._supervisor)
         return StoreInfo(epoch=epoch, fed_seq=servers.fed_seq, last_order=servers.last_order, store_id=store_id)
 
     async def close(self) -> None:

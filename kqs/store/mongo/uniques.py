@@ -37,11 +37,11 @@ Keyed = dict[str, Accepted]
 class Uniques:
     """Keys for one server; one insert at a time."""
 
-    def __init__(self, session: Session, servers: Servers, node: str) -> None:
+    def __init__(self, session: Session, servers: Servers) -> None:
         self._session = session
+        self._node = session.node
         self._uniques = session.uniques
         self._servers = servers
-        self._node = node
 
     async def take(self, jobs: Sequence[Accepted], now: float) -> dict[Pair, str]:
         """Take the keys of jobs that are not stored, no two of which share one.
