@@ -7,14 +7,12 @@ from kqs.journal.claims import claimed_orders, claims_record
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.format import Kind, Record
 from kqs.journal.journal import Journal, Recovery
-from kqs.journal.kept import NO_ORDER
 from kqs.journal.listener import Listener
 from kqs.journal.recovery import absent
 from kqs.journal.settings import JOURNAL_FILES
 
 __all__ = [
     "JOURNAL_FILES",
-    "NO_ORDER",
     "Files",
     "Journal",
     "Kind",

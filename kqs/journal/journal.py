@@ -40,9 +40,8 @@ class Recovery(NamedTuple):
     """What `start` found.
 
     journal_id: 32 hex digits; node: 8, the end of every id this server makes. last_order: the highest order in any segment, 0
-    when there is none. checkpoint_seq: records below it are in the store. oldest_order: the first order a replay could bring
-    back. torn: file and number of bytes of an unacknowledged batch that was set aside. is_cut: its end is damaged, so that a
-    store may have more than it. is_as_stopped: a stop left it, with all of it in the store.
+    when there is none. checkpoint_seq: records below it are in the store. is_cut: its end is damaged, so that a store may have
+    more than it. is_as_stopped: a stop left it, with all of it in the store.
     """
 
     journal_id: str
@@ -50,8 +49,6 @@ class Recovery(NamedTuple):
     next_seq: int
     last_order: int
     checkpoint_seq: int
-    oldest_order: int
-    torn: tuple[str, int] | None
     is_cut: bool = False
     is_as_stopped: bool = False
 
@@ -126,13 +123,11 @@ class Journal:
         for damage in found.harmless:
             _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
         return Recovery(
-            self.journal_id,
-            self.node,
+            segment.header.journal_id.hex(),
+            segment.header.node.hex(),
             self.next_seq,
             self._kept.last_order,
             self._kept.checkpoint_seq,
-            self.oldest_order,
-            self._torn,
             is_cut=found.next_seq > found.end_seq,
             is_as_stopped=found.next_seq == found.end_seq == found.checkpoint_seq,
         )
@@ -187,16 +182,6 @@ class Journal:
         return self._kept.checkpoint_seq
 
     @property
-    def journal_id(self) -> str:
-        """Return the journal's id, 32 hex digits, drawn with its first segment."""
-        return self._identity.journal_id.hex()
-
-    @property
-    def node(self) -> str:
-        """Return the end of every id this server makes, 8 hex digits."""
-        return self._identity.node.hex()
-
-    @property
     def durable_seq(self) -> int:
         """Return the seq after the last durable record."""
         return self._kept.durable_seq
@@ -207,11 +192,6 @@ class Journal:
         return self._kept.durable_seq + self._commit.unsettled
 
     @property
-    def oldest_order(self) -> int:
-        """Return the first order any kept segment may hold; NO_ORDER when none holds a job."""
-        return self._kept.oldest_order
-
-    @property
     def backlog_bytes(self) -> int:
         """Return the bytes of records not below the checkpoint, overcounted by a MiB at most."""
         return self._kept.backlog_bytes
@@ -220,11 +200,6 @@ class Journal:
     def accepting(self) -> bool:
         """Tell whether `append` would take a record."""
         return self._commit.acceptance.condition is Condition.OPEN
-
-    @property
-    def state(self) -> str:
-        """Return a word of `Condition`."""
-        return str(self._commit.acceptance.condition)
 
     def stats(self) -> dict[str, int]:
         """Return plain numbers: this process' counts, and what stands on disk."""

@@ -19,9 +19,6 @@ from kqs.journal.reader import SLICE_BYTES, FrameReader
 from kqs.journal.segment import Segment, corrupt
 from kqs.process.threads import Offload, in_thread
 
-#: `oldest_order` while no kept segment holds a job
-NO_ORDER = (1 << 63) - 1
-
 
 class KeptSegments:
     """Oldest first, numbered without a gap; the last is the one being written."""
@@ -63,11 +60,6 @@ class KeptSegments:
     def backlog_bytes(self) -> int:
         """Return the bytes that hold records not below the checkpoint, overcounted by a MiB at most."""
         return sum(segment.bytes_from(self.checkpoint_seq) for segment in self._segments)
-
-    @property
-    def oldest_order(self) -> int:
-        """Return the first order a replay could bring back."""
-        return min((segment.first_order for segment in self._segments if segment.first_order is not None), default=NO_ORDER)
 
     @property
     def last_order(self) -> int:

@@ -77,7 +77,7 @@ class Segment(msgspec.Struct):
     """What is durable in one segment.
 
     end: byte offset after the last flushed frame. end_seq: seq after its last record.
-    first_order, last_order: of its jobs; first_order is None while it holds none.
+    last_order: the highest of its jobs, 0 while it holds none.
     marks: (first seq, offset) of some frames, at least a MiB apart, in order.
     """
 
@@ -85,7 +85,6 @@ class Segment(msgspec.Struct):
     salt: int
     end: int
     end_seq: int
-    first_order: int | None = None
     last_order: int = 0
     marks: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
@@ -105,11 +104,8 @@ class Segment(msgspec.Struct):
             self.marks.append((frame.first_seq, self.end))
         self.end = end
         self.end_seq = frame.first_seq + frame.records
-        if frame.flags & VOID or frame.last_order < frame.first_order:
-            return
-        if self.first_order is None or frame.first_order < self.first_order:
-            self.first_order = frame.first_order
-        if frame.last_order > self.last_order:
+        has_jobs = not frame.flags & VOID and frame.first_order <= frame.last_order
+        if has_jobs and frame.last_order > self.last_order:
             self.last_order = frame.last_order
 
     def skip(self, end: int, end_seq: int) -> None:

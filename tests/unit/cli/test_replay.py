@@ -22,11 +22,11 @@ ARRAY = b'[{"type":"b","delay":30,"id":null},{"type":"b","expire":130,"data":nul
 
 async def written(files: MemoryFiles, *records: Record) -> Ids:
     journal = a_journal(files)
-    await journal.start()
+    recovery = await journal.start()
     for record in records:
         await appended(journal, record)
     await journal.stop()
-    return Ids(journal.node)
+    return Ids(recovery.node)
 
 
 async def jobs_of(files: MemoryFiles, everything: bool = False) -> dict[str, dict[str, Any]]:
@@ -88,12 +88,12 @@ async def test_nobody_waits_for_the_end_of_a_job_any_more() -> None:
 async def test_it_begins_above_the_checkpoint_unless_asked_for_everything() -> None:
     files = MemoryFiles()
     journal = a_journal(files)
-    await journal.start()
+    recovery = await journal.start()
     for n in range(3):
         await appended(journal, Record(Kind.JOBS, 1, ORDER + n, b'{"type":"a"}'))
     await journal.checkpoint(2)
     await journal.stop()
-    ids = Ids(journal.node)
+    ids = Ids(recovery.node)
     assert list(await jobs_of(files)) == [ids.of(ORDER + 2)]
     assert list(await jobs_of(files, everything=True)) == [ids.of(ORDER + n) for n in range(3)]
 

@@ -61,13 +61,13 @@ def test_one_that_failed_half_way_is_begun_anew(name: str) -> None:
 async def test_it_gives_a_disk_that_is_full_to_the_last_byte_its_segments_back() -> None:
     files = FullFiles()
     journal = a_journal(files, segment_bytes=600)
-    await journal.start()
+    recovery = await journal.start()
     for _ in range(3):
         await appended(journal, a_record("x" * 400))
     files.is_full = True
     await journal.checkpoint(2)
     assert journal.stats()["segments"] == 1
-    assert load_checkpoint(files, DIR, bytes.fromhex(journal.journal_id)) == 2
+    assert load_checkpoint(files, DIR, bytes.fromhex(recovery.journal_id)) == 2
     await journal.stop()
 
 

@@ -37,7 +37,7 @@ async def a_started(files: Files, segment_bytes: int = 4096) -> Journal:
 
 async def until_failed(journal: Journal, why: str = "") -> None:
     async with asyncio.timeout(10):
-        while journal.state != "failed" or why not in journal.problems()[0]:  # noqa: ASYNC110
+        while not any("failed" in problem and why in problem for problem in journal.problems()):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
