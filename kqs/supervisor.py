@@ -76,11 +76,6 @@ class Supervisor:
         self._context = contextvars.copy_context()  # of callbacks at a task's end: the task's own may be a handler's
         self._has_told = False
 
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the tasks that run, the oldest first."""
-        return [watched.name for watched in self._watched.values()]
-
     def spawn(
         self,
         work: Coroutine[Any, Any, T],

@@ -118,7 +118,7 @@ class Sharer:
         for type_ in shared:
             gate = self._limits.gates.get(type_)
             if gate is not None and gate.shared is not None:
-                await self._even(type_, gate, shares.get(type_, Share(0, 0, 0)), was_closed=type_ in closed)
+                await self._even(type_, gate, shares.get(type_, Share(0, 0)), was_closed=type_ in closed)
                 if self._admission.has_backlog(type_):
                     self._want(type_)
         for type_, gate in self._limits.gates.items():

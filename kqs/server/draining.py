@@ -26,11 +26,6 @@ class Draining:
         self._patience_s = UNDRAINED_S
         self._timer: Judgement | None = None
 
-    @property
-    def is_watched(self) -> bool:
-        """Tell whether the peer is to take something."""
-        return self._timer is not None
-
     def watch(self) -> None:
         """Cut the peer off unless it takes something. Idempotent."""
         if self._timer is None:

@@ -17,7 +17,6 @@ from kqs.log import get_logger
 from kqs.process import forks
 from kqs.rpc.backend import Backend
 from kqs.rpc.context import Context
-from kqs.rpc.counters import Counters
 from kqs.rpc.lines import Lines, Sender
 from kqs.rpc.turns import Waiting
 from kqs.server.connection import Connection
@@ -88,11 +87,6 @@ class Server(Service):
     def addresses(self) -> list[tuple[str, int]]:
         """Return the bound (host, port) pairs."""
         return self._listener.addresses
-
-    @property
-    def counters(self) -> Counters:
-        """Return the counters that `stats` shows."""
-        return self.context.counters
 
     async def start(self) -> None:
         """Listen. Raises StartupError (see Listener.start)."""

@@ -6,12 +6,11 @@ from typing import NamedTuple, Protocol
 
 
 class Share(NamedTuple):
-    """What servers have of the slots of a type. short: how many others share, where one of them wants more; else 0.
+    """How the slots of a type are shared. ours: how many this server has.
 
-    is_short: this one has asked for more than there were.
+    short: how many others share, where one of them wants more; else 0. is_short: this one has asked for more than there were.
     """
 
-    used: int
     ours: int
     short: int
     is_short: bool = False
@@ -21,7 +20,7 @@ class Sharing(Protocol):
     """What the servers of one store share of the limits of types. What a dead one had comes back when that is known."""
 
     async def look(self) -> dict[str, Share]:
-        """Return how many slots of each type are taken, by all servers and by this one."""
+        """Return how the slots of each type are shared."""
         ...
 
     async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:

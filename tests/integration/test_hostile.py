@@ -146,7 +146,7 @@ def test_a_transcript_cut_anywhere_is_answered_the_same(talk: Talk) -> None:
 
 
 async def until_open(talk: Talk, count: int) -> None:
-    await until(lambda: talk.server.counters.connections_open == count)
+    await until(lambda: talk.server.context.counters.connections_open == count)
 
 
 def test_a_thousand_silent_connections_cost_no_task_and_no_answer(talk: Talk) -> None:
@@ -187,7 +187,7 @@ def test_a_peer_that_never_reads_is_not_read_and_then_cut_off(loop: str, monkeyp
 
         async def pour() -> int:
             sent = 0
-            while not server.server.counters.connections_aborted:
+            while not server.server.context.counters.connections_aborted:
                 try:
                     sent += deaf.send(call[sent % len(call) :])
                 except BlockingIOError:

@@ -64,7 +64,7 @@ class Shares:
         short = document.get("short", {})
         are_others_short = bool(short.keys() - {self._key})
         ours = int(by.get(self._key, 0))
-        return Share(int(document["used"]), ours, len(others) if are_others_short else 0, self._key in short)
+        return Share(ours, len(others) if are_others_short else 0, self._key in short)
 
     async def _clear_dead(self, documents: list[Document], keys: set[str]) -> None:
         living = {_key(epoch) for epoch in await self._servers.living()}

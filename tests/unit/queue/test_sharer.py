@@ -45,7 +45,7 @@ class Account:
         others = (self.ledger.by.keys() | self.ledger.short) - {self.name}
         short = len(others) if self.ledger.short - {self.name} else 0
         ours = self.ledger.by.get(self.name, 0)
-        return {"mail": Share(sum(self.ledger.by.values()), ours, short, self.name in self.ledger.short)}
+        return {"mail": Share(ours, short, self.name in self.ledger.short)}
 
     async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
         if self.ledger.fault is not None:

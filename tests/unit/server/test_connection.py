@@ -211,10 +211,16 @@ async def test_a_peer_that_takes_its_answers_slowly_is_not_cut_off(monkeypatch: 
 async def test_a_peer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draining, "UNDRAINED_S", 0.01)
     connection, transport = connected(StubOwner())
+    resumed = asyncio.Event()
+
+    def resume() -> None:
+        connection.resume_writing()
+        resumed.set()
+
     connection.pause_writing()
     time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is the test
-    asyncio.get_running_loop().call_later(0.1, connection.resume_writing)
-    await until(lambda: not connection._draining.is_watched)
+    asyncio.get_running_loop().call_later(0.1, resume)
+    await resumed.wait()
     assert not transport.is_aborted
     connection.connection_lost(None)
 

@@ -39,7 +39,7 @@ def test_one_connection_more_than_allowed_is_busy(loop: str, monkeypatch: pytest
             first_reply = await ask_on(talk, b"")
             first.close()
             await first.wait_closed()
-            await until(lambda: not talk.server.counters.connections_open)
+            await until(lambda: not talk.server.context.counters.connections_open)
             return first_reply, await ask_on(talk, b'{"n":"ping"}\n')
 
         refused, accepted = talk.run(exceed())
@@ -74,7 +74,7 @@ def test_a_connection_for_administration_may_do_all_once_there_is_room(loop: str
                 writer.write(INSERT)
                 answers.append(await reader.readline())
                 first.close()
-                await until(lambda: talk.server.counters.connections_open == 1)
+                await until(lambda: talk.server.context.counters.connections_open == 1)
             writer.close()
             return answers
 
@@ -88,7 +88,7 @@ def test_who_holds_the_reserve_without_use_cannot_keep_others_from_it(loop: str,
         async def exceed() -> list[bytes]:
             crowd = [await talk.connect() for _ in range(40)]
             local = [await asyncio.open_unix_connection(path) for _ in range(20)]
-            await until(lambda: talk.server.counters.connections_open == 1 + 2 * RESERVED_CONNECTIONS)
+            await until(lambda: talk.server.context.counters.connections_open == 1 + 2 * RESERVED_CONNECTIONS)
             answers = [await ask_on(talk, b'{"n":"ping"}\n')]
             for reader, writer in local[-RESERVED_CONNECTIONS:]:
                 writer.write(b'{"n":"ping"}\n')
@@ -140,7 +140,7 @@ def test_stop_cuts_off_a_peer_that_cannot_be_answered_in_time(loop: str) -> None
             writer.close()
 
         talk.run(stop_without_a_flush())
-        assert talk.server.counters.connections_open == 0
+        assert talk.server.context.counters.connections_open == 0
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -172,10 +172,10 @@ def test_stop_waits_for_a_peer_as_long_as_it_takes_its_answers(loop: str, reads:
             return time.monotonic() - began
 
         talk.run(ask())
-        aborted = talk.server.counters.connections_aborted
+        aborted = talk.server.context.counters.connections_aborted
         took_s = talk.run(stop())
         assert took_s < 10
-        assert talk.server.counters.connections_aborted == aborted + (not reads)
+        assert talk.server.context.counters.connections_aborted == aborted + (not reads)
 
 
 def test_stop_is_idempotent_and_stops_accepting(loop: str) -> None:
@@ -220,7 +220,7 @@ def test_one_connections_fault_does_not_keep_the_others_answers(loop: str, monke
 
         monkeypatch.setattr(Connection, "wake", break_the_first)
         talk.ask(INSERT)
-        assert talk.server.counters.connections_aborted == 1
+        assert talk.server.context.counters.connections_aborted == 1
         assert b'"end"' in talk.ask(INSERT)
 
 
