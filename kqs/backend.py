@@ -14,7 +14,7 @@ from kqs.filter import Filter
 from kqs.job import JobRecord, Returned
 from kqs.outcome import Outcome
 from kqs.parts import Parts
-from kqs.queue.changes import Done
+from kqs.queue.changes import Done, Request
 from kqs.queue.configuring import ALL
 from kqs.queue.limiting import Said
 from kqs.queue.rules import is_recorded_as
@@ -301,10 +301,8 @@ class ServerBackend:
         def take(count: int) -> int:
             return ids.take(count, self._clock.now())
 
-        changing = self._queue.changes.do(
-            verb, wanted, before_order, take, is_forced=is_forced, is_dry=is_dry, on_slice=on_slice
-        )
-        return await _told(changing)
+        request = Request(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
+        return await _told(self._queue.changes.do(request, take, on_slice))
 
     async def _catch_up(self, *, unflushed: bool = False) -> None:
         """Let the store take what is journaled. Raises: CallError: it does not, so nobody knows yet."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from msgspec.structs import replace
@@ -24,11 +25,29 @@ from kqs.store.base import Change, Slice, Spans, Verb
 
 log = get_logger("kqs.queue")
 
+#: above every order: whatever was accepted, by whomever, and is stored
+_ALL_ORDERS = 1 << 62
 #: of so many changed jobs the ids are told
 TOLD_IDS = 100
 #: a store that refuses a slice is asked again so often, and no longer than so, in s
 RETRY_WAIT_S = 0.1
 PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of jobs. before_order: of this server's, those are meant that come before it, and they are in the store.
+
+    is_forced, is_dry, most, error: as for `Change`.
+    """
+
+    verb: Verb
+    wanted: Filter
+    before_order: int = _ALL_ORDERS
+    is_forced: bool = False
+    is_dry: bool = False
+    most: int | None = None
+    error: str = CANCELLED
 
 
 class Done(msgspec.Struct):
@@ -62,45 +81,32 @@ class Changes:
         self._call_off = call_off
 
     async def do(
-        self,
-        verb: Verb,
-        wanted: Filter,
-        before_order: int,
-        take_orders: Callable[[int], int],
-        *,
-        is_forced: bool = False,
-        is_dry: bool = False,
-        most: int | None = None,
-        error: str = CANCELLED,
-        on_slice: Callable[[Done], None] | None = None,
+        self, request: Request, take_orders: Callable[[int], int], on_slice: Callable[[Done], None] | None = None
     ) -> Done:
         """Do it with all jobs that fit; they are durable when this returns.
 
-        Args: before_order: of this server's jobs, those are meant that come before it, and they are in the store. take_orders:
-            returns the first of so many new orders. is_forced, is_dry, most, error: as for `Change`. on_slice: told what is
-            done so far.
+        Args: take_orders: returns the first of so many new orders. on_slice: told what is done so far.
         Raises: StoreUnavailableError: some of it may have been done.
         """
-        change = self._change(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
-        change = replace(change, most=most, error=error)
+        change = self._change(request)
+        revives = request.verb is Verb.RETRY and not request.is_dry
         done, after = Done(), None
         while True:
-            first_order = take_orders(bounds.SLICE) if verb is Verb.RETRY and not is_dry else 0
-            part = await self._slice(change, after, first_order)
+            part = await self._slice(change, after, take_orders(bounds.SLICE) if revives else 0)
             done.add(part)
-            if most is not None:
-                change = replace(change, most=most - done.count)
-            if not is_dry:
+            if request.most is not None:
+                change = replace(change, most=request.most - done.count)
+            if not request.is_dry:
                 await self._follow(change, part)
             after = part.next
             if after is None or change.most == 0:
                 break
             if on_slice is not None:
                 on_slice(done)
-        if done.count and not is_dry:
+        if done.count and not request.is_dry:
             await self._store.sync()
-            if error == CANCELLED:
-                log.info("jobs were changed by their owner", verb=verb.name.lower(), count=done.count)
+            if request.error == CANCELLED:
+                log.info("jobs were changed by their owner", verb=request.verb.name.lower(), count=done.count)
         return done
 
     async def _slice(self, change: Change, after: object | None, first_order: int) -> Slice:
@@ -117,19 +123,21 @@ class Changes:
                     raise
             await asyncio.sleep(RETRY_WAIT_S)
 
-    def _change(self, verb: Verb, wanted: Filter, before_order: int, *, is_forced: bool, is_dry: bool) -> Change:
+    def _change(self, request: Request) -> Change:
         cascade = self._cascade
         keep_s = self._retention.drop_at(State.CANCELLED, cascade.base.keep, 0.0)
         return Change(
-            verb,
-            wanted,
+            request.verb,
+            request.wanted,
             whole_ms(self._clock.now()),
-            before_order,
+            request.before_order,
             Spans(keep_s, cascade.keep_by_type()),
             Spans(cascade.base.expire, cascade.expire_by_type()),
-            is_forced,
-            is_dry,
+            request.is_forced,
+            request.is_dry,
             self._broker.body_bytes,
+            request.most,
+            request.error,
         )
 
     async def _follow(self, change: Change, part: Slice) -> None:

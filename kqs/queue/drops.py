@@ -14,7 +14,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.log import get_logger
 from kqs.queue.bounds import Bounds
-from kqs.queue.changes import Changes
+from kqs.queue.changes import Changes, Request
 from kqs.states import WAITING, waiting_count
 from kqs.store import change as slices
 from kqs.store.base import Store, Verb
@@ -24,8 +24,6 @@ log = get_logger("kqs.queue")
 
 #: who could not drop what is too many tries again after so long, in s
 AGAIN_S = 1.0
-#: whatever was accepted, by whomever, and is stored
-_ALL_ORDERS = 1 << 62
 
 
 class Drops:
@@ -78,7 +76,7 @@ class Drops:
         ids = await self._store.first_in_line(type_, most)
         wanted = Filter(ids=tuple(ids), states=WAITING) if ids else Filter(type=type_, states=WAITING)
         error = f"dropped: type {type_!r} has max_waiting = {self._bounds.limits[type_]}, and drops the oldest"
-        done = await self._changes.do(Verb.CANCEL, wanted, _ALL_ORDERS, _no_orders, most=most, error=error)
+        done = await self._changes.do(Request(Verb.CANCEL, wanted, most=most, error=error), _no_orders)
         self._bounds.dropped[type_] += done.count
         return done.count
 

@@ -10,7 +10,7 @@ from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.options import Cascade
 from kqs.outcome import Again, Failed, Ok
-from kqs.queue.changes import Done
+from kqs.queue.changes import Done, Request
 from kqs.queue.ends import DELETED, End
 from kqs.queue.events import Word
 from kqs.states import State
@@ -22,7 +22,7 @@ from tests.support.ready_jobs import held_count
 
 
 async def change(rig: Rig, verb: Verb, wanted: Filter = EVERYTHING, **flags: Any) -> Done:
-    return await rig.queue.changes.do(verb, wanted, 2**62, rig.take_orders, **flags)
+    return await rig.queue.changes.do(Request(verb, wanted, **flags), rig.take_orders)
 
 
 async def state(rig: Rig, number: int) -> State:
@@ -42,7 +42,8 @@ async def test_what_is_done_so_far_is_told_after_each_slice(rig: Rig, monkeypatc
     monkeypatch.setattr(bounds, "SLICE", 70)
     await rig.accept(*map(an_accepted, range(150)))
     counts: list[int] = []
-    await change(rig, Verb.CANCEL, is_dry=is_dry, on_slice=lambda done: counts.append(done.count))
+    request = Request(Verb.CANCEL, EVERYTHING, is_dry=is_dry)
+    await rig.queue.changes.do(request, rig.take_orders, lambda done: counts.append(done.count))
     assert counts == [70, 140]
 
 

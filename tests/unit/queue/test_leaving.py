@@ -11,6 +11,7 @@ import pytest
 import kqs.queue.leaving
 from kqs.filter import Filter
 from kqs.job import Claim, Run
+from kqs.queue.changes import Request
 from kqs.queue.leases import Lease
 from kqs.queue.leaving import Leaving
 from kqs.states import State
@@ -35,12 +36,12 @@ async def two_of_a_resource(rig: Rig, **options: Any) -> tuple[Hand, Run, Lease,
 
 
 async def delete(rig: Rig, run: Run) -> None:
-    done = await rig.queue.changes.do(Verb.DELETE, Filter(ids=(run.claim.id,)), 2**62, rig.take_orders, is_forced=True)
+    done = await rig.queue.changes.do(Request(Verb.DELETE, Filter(ids=(run.claim.id,)), is_forced=True), rig.take_orders)
     assert done.count == 1
 
 
 async def cancel(rig: Rig, run: Run) -> None:
-    await rig.queue.changes.do(Verb.CANCEL, Filter(ids=(run.claim.id,)), 2**62, rig.take_orders)
+    await rig.queue.changes.do(Request(Verb.CANCEL, Filter(ids=(run.claim.id,))), rig.take_orders)
 
 
 async def be_overdue(rig: Rig, _run: Run) -> None:
