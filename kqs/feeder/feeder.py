@@ -70,14 +70,7 @@ class Feeder:
         self._stopping = asyncio.Event()
         self._monotonic = queue.clock.monotonic
         self._gathering = Gathering(
-            self._held,
-            self._claims,
-            queue.admission,
-            self._monotonic,
-            self._is_ordered,
-            lambda: self._may_claim,
-            lambda: bool(queue.asked.open),
-            supervisor,
+            queue, self._held, self._claims, supervisor, is_ordered=self._is_ordered, may_claim=lambda: self._may_claim
         )
         self._task: asyncio.Task[None] | None = None
         self._lasting = Trouble(log, "jobs wait in the journal, trying again", "jobs go on from the journal")

@@ -20,7 +20,7 @@ from kqs.feeder import pace
 from kqs.feeder.claims import Claims
 from kqs.feeder.held import Held
 from kqs.feeder.waiting import Waiting
-from kqs.queue.admission import Admission
+from kqs.queue.queue import Queue
 from kqs.supervisor import Supervisor
 
 #: what waits is held for lanes as long as these had room within so long, in s
@@ -32,27 +32,25 @@ class Gathering:
 
     def __init__(
         self,
+        queue: Queue,
         held: Held,
         claims: Claims,
-        admission: Admission,
-        monotonic: Callable[[], float],
+        supervisor: Supervisor,
+        *,
         is_ordered: Callable[[], bool],
         may_claim: Callable[[], bool],
-        is_asked: Callable[[], bool],
-        supervisor: Supervisor,
     ) -> None:
         """Args: is_ordered: tells whether no job that waits, in memory or on disk, has a right to overtake another.
 
-        may_claim: tells whether held jobs may begin before they are stored. is_asked: tells whether somebody waits to hear what
-        the store makes of what is held.
+        may_claim: tells whether held jobs may begin before they are stored.
         """
         self._held = held
         self._claims = claims
-        self._admission = admission
-        self._monotonic = monotonic
+        self._admission = queue.admission
+        self._asked = queue.asked
+        self._monotonic = queue.clock.monotonic
         self._is_ordered = is_ordered
         self._may_claim = may_claim
-        self._is_asked = is_asked
         self._supervisor = supervisor
         #: is told of what is durable
         self.waiting = Waiting()
@@ -63,7 +61,7 @@ class Gathering:
         self._served_at = -math.inf  # when lanes had room, and no use for what waits here
         self._ran_at = -math.inf  # when jobs began that had just been journaled, and ends had gathered
         self._stirred = asyncio.Event()
-        self._looked_at = monotonic()
+        self._looked_at = self._monotonic()
         self._hurried = 0
         self._is_ending = False
         #: jobs of the last batch
@@ -122,7 +120,7 @@ class Gathering:
         came_jobs, since_s = self._look()
         self._speeds = self._speeds.after_batch(came_jobs, since_s, self.fed_jobs)
         rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
-        while not (self._hurried or self._is_ending or self._is_asked()):
+        while not (self._hurried or self._is_ending or self._asked.open):
             if self._is_wanted:
                 if not (self._may_claim() and self._is_ordered() and (self._claims.of_held() or self._is_served())):
                     return self._wanted_jobs(age_s(), came_jobs)
