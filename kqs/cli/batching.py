@@ -22,13 +22,15 @@ _NOT_OF_A_BATCH = ("wait",)
 @click.argument("json", metavar="[JSON]", required=False)
 @field_options(_NOT_OF_A_BATCH)
 @click.option(
-    "--file", type=click.File("rb"), help="Insert the jobs of a file with it, one JSON object a line, all or none; - is stdin."
+    "--file",
+    type=click.Path(allow_dash=True),
+    help="Insert the jobs of a file with it, one JSON object a line, all or none; - is stdin.",
 )
 @click.option("--close", metavar="ID", help="Let no more jobs into a batch that was begun without --file.")
 @json_option
 @server_option
 def batch_command(
-    type_: str | None, json: str | None, file: Any, close: str | None, as_lines: bool, server: Address, **fields: Any
+    type_: str | None, json: str | None, file: str | None, close: str | None, as_lines: bool, server: Address, **fields: Any
 ) -> None:
     """Insert a job of TYPE with JSON as its data that runs once, when all jobs of a batch have ended; print the batch's id.
 
@@ -47,7 +49,7 @@ def batch_command(
     if type_ is None:
         raise click.UsageError("TYPE is missing (or --close)")
     then |= {"type": type_, "data": msgspec.Raw(as_json(json) if json is not None else b"null")}
-    jobs = None if file is None else [_job(number, line) for number, line in enumerate(file, 1) if not line.isspace()]
+    jobs = None if file is None else _jobs(file)
 
     async def work(client: Client) -> str:
         return await (client.open_batch(then) if jobs is None else client.batch(jobs, then))
@@ -59,8 +61,18 @@ def batch_command(
         click.echo(batch_id)
 
 
+def _jobs(path: str) -> list[dict[str, msgspec.Raw]]:
+    from kqs.cli.insertfile import opened
+
+    with opened(path) as file:
+        return [_job(number, line) for number, line in enumerate(file, 1) if not line.isspace()]
+
+
 def _job(number: int, line: bytes) -> dict[str, msgspec.Raw]:
+    from kqs.errors import CallError
+    from kqs.wire.jobs import read_fields
+
     try:
-        return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError as error:
-        raise click.ClickException(f"line {number} is no JSON object: {error}") from None
+        return read_fields(line)
+    except CallError as error:
+        raise CallError(f"line {number}: {error}", error.call_code) from None

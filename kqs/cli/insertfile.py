@@ -81,12 +81,16 @@ def insert_file(
 
     Raises: what stopped it, after saying how far it came.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return insert_all(server, JobLines(file, defaults, run_name), progress=progress, as_lines=as_lines)
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[BufferedReader]:
+def opened(path: str) -> Iterator[BufferedReader]:
+    """Open a file of jobs, or with `-` a copy of stdin, which is read to its end first.
+
+    Raises: OSError: it cannot be read.
+    """
     if path != "-":
         with Path(path).open("rb") as file:
             yield file
