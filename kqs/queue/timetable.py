@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from kqs.errors import StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Entry, JobRecord
 from kqs.log import get_logger
 from kqs.queue.alarm import Alarm
@@ -23,7 +24,7 @@ log = get_logger("kqs.queue")
 SLICE = 1000
 #: as above, of those that are changed one by one
 REVISED = 100
-_WAITING = sorted(WAITING)
+_WAITING = Filter(states=WAITING)
 #: how long to wait before asking a store that refused again, in s
 RETRY_WAIT_S = 1.0
 
@@ -106,17 +107,17 @@ class Timetable:
 
     async def revise(self) -> int:
         """Shorten the waits that a clock made too long which was ahead; return how many. Raises: StoreUnavailableError."""
-        count = 0
-        for state in _WAITING:
-            after: int | None = None
-            while records := await self._store.jobs(type_=None, state=state, after=after, limit=REVISED):
-                now, resolve = self._clock.now(), self._cascade.resolve
-                waiting = [await self._with_runs(record, now) for record in records]
-                changes = [rescheduled(record, resolve(record.type, record.options), now) for record in waiting]
-                if found := [change for change in changes if change is not None]:
-                    await self._store.reschedule(found)
-                    count += len(found)
-                after = records[-1].order
+        count, after = 0, None
+        while True:
+            records, after = await self._store.page(_WAITING, after, REVISED)
+            now, resolve = self._clock.now(), self._cascade.resolve
+            waiting = [await self._with_runs(record, now) for record in records]
+            changes = [rescheduled(record, resolve(record.type, record.options), now) for record in waiting]
+            if found := [change for change in changes if change is not None]:
+                await self._store.reschedule(found)
+                count += len(found)
+            if after is None:
+                break
         await self.look()
         return count
 

@@ -359,10 +359,12 @@ class Store(SayingsPort, SchedulesPort, Protocol):
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
     ) -> tuple[list[JobRecord], int | None]:
-        """Return the next of the records that fit, by order as `jobs`, as far as one slice looks: a few ms.
+        """Return the next of the records that fit, up to `limit`, after the order `after`, as far as one slice looks: a few ms.
 
-        It may be less than `limit`, or none, although there are more.
-        Returns: the records as `jobs` shows them, and the order to go on from; None: there are no more.
+        They come by order, descending if `newest_first`; they may be fewer, or none, although there are more. For an overview,
+        so that a page stays small: data, results and progress over LISTED_BYTES, and bulk data, are left out (None), and of the
+        runs there is only the last.
+        Returns: the records, and the order to go on from; None: there are no more.
         """
         ...
 
@@ -370,17 +372,6 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """Return which of these jobs have a record, and how up to MOST_ENDS of them have ended: one question for all.
 
         An ended record that is over, and that `job` does not show any more, is told as long as it stands.
-        """
-        ...
-
-    async def jobs(
-        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
-    ) -> list[JobRecord]:
-        """Return up to `limit` records by order (descending if `newest_first`), beginning after order `after`.
-
-        For an overview, so that a page stays small: data, results and progress over LISTED_BYTES, and bulk data, are left out
-        (None), and of the runs there is only the last. Filters are optional; looking through many records to find few takes
-        long, but holds nobody else up.
         """
         ...
 

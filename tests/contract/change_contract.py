@@ -32,7 +32,7 @@ from tests.contract.store_contract import (
     unbegun,
 )
 from tests.support.clock import FakeClock
-from tests.support.jobs import EVERYTHING
+from tests.support.jobs import EVERYTHING, listed
 
 #: orders that retried jobs get
 FRESH = FIRST + 1_000_000
@@ -74,10 +74,6 @@ async def change(store: Store, verb: Verb, wanted: Filter = EVERYTHING, *, now: 
 
 async def states(store: Store) -> dict[str, dict[State, int]]:
     return {type_: {state: n for state, n in found.items() if n} for type_, found in (await store.counts()).items()}
-
-
-async def all_of(store: Store, **wanted: Any) -> list[JobRecord]:
-    return await store.jobs(**{"type_": None, "state": None, "after": None, "limit": 1000, **wanted})
 
 
 async def known(store: Store, job_id: str) -> JobRecord:
@@ -153,8 +149,8 @@ class PageContract:
                 break
         assert after is None
         assert [record.order - FIRST for record in found] == sorted(expected, reverse=newest_first)
-        listed = {record.id: record for record in await all_of(store)}
-        assert found == [listed[record.id] for record in found]
+        shown = {record.id: record for record in await listed(store)}
+        assert found == [shown[record.id] for record in found]
 
     async def test_page_shows_no_record_that_is_over(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, at=now - 20, end_drop_at=now - 10), a_job(1))
@@ -206,7 +202,7 @@ class ChangeContract(PageContract):
         own = {0: b'{"keep":7}', 1: b'{"keep":-1}', 2: b'{"ttr":1}', 3: None}
         await insert(*(a_job(n, options=options) for n, options in own.items()), a_job(4, type="b"))
         await change(store, Verb.CANCEL, now=now, keep=Spans(None, {"mail": 2.0, "c": 3.0}))
-        drops = [record.drop_at for record in await all_of(store)]
+        drops = [record.drop_at for record in await listed(store)]
         assert drops == [now + 7, None, now + 2, now + 2, None]
 
     async def test_cancelled_job_does_not_expire(self, store: Store, insert: Insert, now: float) -> None:
@@ -218,9 +214,9 @@ class ChangeContract(PageContract):
     async def test_ended_jobs_cannot_be_cancelled(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, at=now), an_ended(1, State.FAIL, at=now), a_job(2))
         await change(store, Verb.CANCEL, of_ids(2), now=now)
-        before = await all_of(store)
+        before = await listed(store)
         assert (await change(store, Verb.CANCEL, now=now + 5)).changed == []
-        assert await all_of(store) == before
+        assert await listed(store) == before
 
     async def test_cancelled_running_job_goes_on_and_is_marked(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
@@ -229,7 +225,7 @@ class ChangeContract(PageContract):
         record = await known(store, run.claim.id)
         assert (record.state, record.cancel_at, record.ended_at) == (State.PROCESSING, now + 1, None)
         assert await states(store) == {"mail": {State.PROCESSING: 1}}
-        assert [listed.cancel_at for listed in await all_of(store)] == [now + 1]
+        assert [record.cancel_at for record in await listed(store)] == [now + 1]
 
     async def test_it_is_cancelled_once(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
@@ -367,11 +363,11 @@ class ChangeContract(PageContract):
 
     async def test_its_id_and_acceptance_stay(self, store: Store, insert: Insert, reopen: Reopen, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now, id="mine", accepted_at=now - 500))
-        before = {record.id: record.accepted_at for record in await all_of(store)}
+        before = {record.id: record.accepted_at for record in await listed(store)}
         await change(store, Verb.RETRY, now=now + 1)
         again, info = await reopen()
         assert info.last_order >= FRESH + 1
-        assert {record.id: record.accepted_at for record in await all_of(again)} == before
+        assert {record.id: record.accepted_at for record in await listed(again)} == before
 
     async def test_replay_of_its_insert_changes_nothing(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now), an_ended(1, State.FAIL, at=now, id="mine"))
@@ -407,7 +403,7 @@ class ChangeContract(PageContract):
         await insert(*jobs, a_job(3, type="b"), a_job(4, type="c", expire_at=now + 1))
         await change(store, Verb.CANCEL, now=now)
         done = await change(store, Verb.RETRY, now=now + 100, expire=Spans(None, {"mail": 2.0, "b": 3.0}))
-        assert {record.id: record.expire_at for record in await all_of(store)} == {
+        assert {record.id: record.expire_at for record in await listed(store)} == {
             IDS.of(FIRST): now + 107,
             IDS.of(FIRST + 1): now + 102,
             IDS.of(FIRST + 2): now + 102,
@@ -487,7 +483,7 @@ class ChangeContract(PageContract):
         await insert(a_job(4, type="b", expire_at=now + 5))
         done = await change(store, Verb.DELETE, now=now + 2)
         assert sorted(done.numbers) == [0, 1, 2, 3, 4]
-        assert await all_of(store) == []
+        assert await listed(store) == []
         assert await states(store) == {}
         assert await store.ready("mail", None, 9) == []
         assert await store.next_due_at() is None
@@ -574,16 +570,16 @@ class ChangeContract(PageContract):
         for is_dry in (True, False):
             done = await change(store, Verb.DELETE, wanted, now=now, is_forced=True, is_dry=is_dry)
             assert sorted(done.numbers) == sorted(expected)
-        left = {record.order - FIRST for record in await all_of(store)}
+        left = {record.order - FIRST for record in await listed(store)}
         assert left == set(range(11)) - set(expected)
         assert sum(sum(found.values()) for found in (await states(store)).values()) == len(left)
 
     @pytest.mark.parametrize("verb", list(Verb))
     async def test_dry_change_changes_nothing(self, store: Store, insert: Insert, now: float, verb: Verb) -> None:
         await self.various(store, insert, now)
-        before, counts = await all_of(store), await states(store)
+        before, counts = await listed(store), await states(store)
         dry = await change(store, verb, now=now + 1, is_dry=True)
-        assert await all_of(store) == before
+        assert await listed(store) == before
         assert await states(store) == counts
         done = await change(store, verb, now=now + 1)
         assert (done.changed, done.skipped) == (dry.changed, dry.skipped)
@@ -614,7 +610,7 @@ class ChangeContract(PageContract):
                 if after is None:
                     break
             assert count == 95
-        assert await all_of(store) == []
+        assert await listed(store) == []
 
     async def test_running_jobs_that_are_passed_over_do_not_stop_it(
         self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch

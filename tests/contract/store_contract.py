@@ -13,14 +13,28 @@ import msgspec
 import pytest
 
 from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.filter import Filter
 from kqs.ids import Ids
-from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Accepted, Claim, Entry, Progress, Report, Rescheduled, Run, first_run
+from kqs.job import (
+    MAX_PROGRESS_BYTES,
+    NO_PROGRESS,
+    Accepted,
+    Claim,
+    Entry,
+    JobRecord,
+    Progress,
+    Report,
+    Rescheduled,
+    Run,
+    first_run,
+)
 from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LISTED_BYTES, Known, Store, StoreInfo, Waiting
 from kqs.store.sayings import Topic
 from tests.contract.changes import EndedChanges, EntryChanges, JobChanges, ReportChanges, changed
 from tests.support.clock import FakeClock
+from tests.support.jobs import EVERYTHING, listed
 
 JOURNAL = "0123456789abcdef" * 2
 NODE = "abcdef12"
@@ -110,8 +124,8 @@ def unbegun(run: Run, *, at: float, state: State | None = None, **changes: Unpac
     return changed(a_report(run.claim, end, at=at, returned=run.returned, has_begun=False), changes)
 
 
-def numbers(found: list[Entry] | list[Run]) -> list[int]:
-    return [(one.order if isinstance(one, Entry) else one.claim.order) - FIRST for one in found]
+def numbers(found: list[Entry] | list[Run] | list[JobRecord]) -> list[int]:
+    return [(one.claim.order if isinstance(one, Run) else one.order) - FIRST for one in found]
 
 
 class StoreContract:
@@ -200,7 +214,7 @@ class StoreContract:
     ) -> None:
         at = FIRST / 1e6 - 7200.5
         await insert(a_job(0, accepted_at=at), a_job(1, id="mine", accepted_at=at), a_job(2))
-        told = [record.accepted_at for record in await store.jobs(type_=None, state=None, after=None, limit=3)]
+        told = [record.accepted_at for record in await listed(store)]
         assert told == [at, at, (FIRST + 2) / 1e6]
 
     async def test_every_field_is_kept(self, store: Store, insert: Insert, now: float) -> None:
@@ -550,8 +564,8 @@ class StoreContract:
         assert info.last_order == FIRST + 1
         assert await again.orphans(9) == []
         assert await again.counts() == {"mail": {State.SUCCESS: 2}}
-        listed = await again.jobs(type_=None, state=State.SUCCESS, after=None, limit=9)
-        assert [(one.id, [run.state for run in one.runs]) for one in listed] == [
+        ended = await listed(again, Filter(states=frozenset({State.SUCCESS})))
+        assert [(one.id, [run.state for run in one.runs]) for one in ended] == [
             (IDS.of(FIRST), ["success"]),
             ("mine", ["success"]),
         ]
@@ -676,7 +690,7 @@ class StoreContract:
         times.append((4, expiry, 0.0, now + 1))
         await store.reschedule([Rescheduled(FIRST + n, IDS.of(FIRST + n), were, at, end) for n, were, at, end in times])
         await store.reschedule([])
-        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        records = await listed(store)
         assert [(record.due_at, record.expire_at) for record in records] == [
             (now + 5, now + 9), (0.0, now + 8), (now + 6, None), due, expiry,
         ]  # fmt: skip
@@ -987,7 +1001,7 @@ class StoreContract:
             *(a_job(n, expire_at=now + n, options=options) for n, options in own.items()), a_job(4, expire_at=now, type="b")
         )
         await store.expire(now + 5, 9, None, {"b": 3.0, "mail": 2.0})
-        drops = [record.drop_at for record in await store.jobs(type_=None, state=None, after=None, limit=9)]
+        drops = [record.drop_at for record in await listed(store)]
         assert drops == [now + 12, None, now + 7, now + 7, now + 8]
 
     async def test_own_runs_are_no_orphans(self, store: Store, run_one: RunOne) -> None:
@@ -1062,7 +1076,7 @@ class StoreContract:
         await self.settle_totals(store, clock)
         counts = await store.counts()
         found = {(type_, state): n for type_, states in counts.items() for state, n in states.items() if n}
-        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        records = await listed(store)
         assert found == Counter((record.type, record.state) for record in records)
 
     async def settle_totals(self, store: Store, clock: FakeClock) -> None:
@@ -1144,8 +1158,8 @@ class StoreContract:
             record = await store.job(IDS.of(FIRST + n))
             assert record is not None
             assert (record.state, record.data, record.error) == (State.NEW, b"null", DAMAGED)
-        listed = await store.jobs(type_=None, state=None, after=None, limit=9)
-        assert (listed[0].data, listed[0].error) == (b"null", DAMAGED)
+        record = (await listed(store))[0]
+        assert (record.data, record.error) == (b"null", DAMAGED)
 
     async def test_damaged_options_end_nothing_but_their_job(
         self, store: Store, insert: Insert, damage: Damage, now: float
@@ -1210,7 +1224,7 @@ class StoreContract:
         assert await store.job(run.claim.id) is not None
         clock.advance(5)
         assert await store.job(run.claim.id) is None
-        assert await store.jobs(type_=None, state=None, after=None, limit=9) == []
+        assert await listed(store) == []
 
     async def test_one_question_tells_which_jobs_have_ended(
         self, store: Store, insert: Insert, run_one: RunOne, now: float
@@ -1241,15 +1255,15 @@ class StoreContract:
 
     async def test_jobs_are_listed_by_order_in_pages(self, store: Store, insert: Insert) -> None:
         await insert(*some_jobs(5))
-        first = await store.jobs(type_=None, state=None, after=None, limit=2)
-        then = await store.jobs(type_=None, state=None, after=first[-1].order, limit=9)
-        assert [record.order - FIRST for record in first + then] == [0, 1, 2, 3, 4]
-        newest = await store.jobs(type_=None, state=None, after=FIRST + 3, limit=2, newest_first=True)
-        assert [record.order - FIRST for record in newest] == [2, 1]
+        first, after = await store.page(EVERYTHING, None, 2)
+        then, end = await store.page(EVERYTHING, after, 9)
+        assert (numbers(first), numbers(then), end) == ([0, 1], [2, 3, 4], None)
+        newest, _ = await store.page(EVERYTHING, FIRST + 3, 2, newest_first=True)
+        assert numbers(newest) == [2, 1]
 
     async def test_a_listing_leaves_long_data_out(self, store: Store, insert: Insert) -> None:
         await insert(a_job(0, data=b"9" * BULK_BYTES), a_job(1, data=b"9" * (LISTED_BYTES + 1)))
-        found = await store.jobs(type_=None, state=None, after=None, limit=9)
+        found = await listed(store)
         assert [record.data and len(record.data) for record in found] == [BULK_BYTES, None]
 
     async def test_a_listing_shows_the_last_run_only(self, store: Store, insert: Insert, now: float) -> None:
@@ -1257,8 +1271,8 @@ class StoreContract:
         for state in (State.RETRY, State.SUCCESS):
             (run,) = await store.claim([an_entry(0)], "w1", now)
             await store.report([a_report(run.claim, state, at=now)])
-        (listed,) = await store.jobs(type_=None, state=None, after=None, limit=9)
-        assert [(run.attempt, run.state) for run in listed.runs] == [(2, "success")]
+        (record,) = await listed(store)
+        assert [(run.attempt, run.state) for run in record.runs] == [(2, "success")]
 
     async def test_jobs_are_filtered_by_type_and_state(self, store: Store, insert: Insert, now: float) -> None:
         await insert(a_job(0), a_job(1, type="b"), a_job(2, due_at=now + 9), a_job(3, type="b", due_at=now + 9))
@@ -1268,8 +1282,8 @@ class StoreContract:
             ("b", State.NEW, [1]),
             ("c", None, []),
         ]:
-            found = await store.jobs(type_=type_, state=state, after=None, limit=9)
-            assert [record.order - FIRST for record in found] == wanted
+            states = None if state is None else frozenset({state})
+            assert numbers(await listed(store, Filter(type=type_, states=states))) == wanted
 
     async def test_counts_follow_every_change(self, store: Store, insert: Insert, now: float) -> None:
         await insert(*some_jobs(4), a_job(4, type="b", due_at=now + 9), a_job(5, claimed_at=now))
@@ -1286,7 +1300,7 @@ class StoreContract:
         await store.report(reports)
 
     async def _left(self, store: Store) -> list[int]:
-        return [record.order - FIRST for record in await store.jobs(type_=None, state=None, after=None, limit=99)]
+        return [record.order - FIRST for record in await listed(store)]
 
     async def test_sweep_deletes_what_is_over(self, store: Store, insert: Insert, now: float) -> None:
         await self._end(store, now, a=now + 1, b=now + 2, c=None, d=now + 9)
@@ -1474,7 +1488,7 @@ class StoreContract:
             run = await run_one(n)
             await store.save([Progress(run.claim, value)], durable=False)
         await run_one(3)
-        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        records = await listed(store)
         assert [record.progress for record in records] == [values[0], None, None, None]
         assert await progress_of(store, 2) == values[2]
 

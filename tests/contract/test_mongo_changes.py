@@ -33,7 +33,7 @@ from tests.contract.store_contract import (
 )
 from tests.contract.test_mongo_shared import their_entry, their_job
 from tests.support.clock import FakeClock
-from tests.support.jobs import EVERYTHING
+from tests.support.jobs import EVERYTHING, listed
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import client_of
 
@@ -58,7 +58,7 @@ async def test_no_replay_brings_back_what_was_deleted(ours: MongoStore, make_mon
     await again.open(JOURNAL, NODE)
     assert await again.insert(jobs, 1, "w", now) == [job.order for job in jobs]
     assert await again.orphans(9) == []
-    assert await again.jobs(type_=None, state=None, after=None, limit=9) == []
+    assert await listed(again) == []
     assert await states(again) == {}
 
 
@@ -277,7 +277,7 @@ async def test_change_whose_answer_was_lost_is_counted_once(
     met = [one.id for part in parts for one in part.changed]
     assert (len(met), len(set(met))) == ({Verb.CANCEL: 10, Verb.RETRY: 10, Verb.DELETE: 20}[verb],) * 2
     ready = {entry.id: entry.order for part in parts for entry in part.ready}
-    records = await store.jobs(type_=None, state=State.RETRY, after=None, limit=99)
+    records = await listed(store, Filter(states=frozenset({State.RETRY})))
     assert {record.id: record.order for record in records} == ready
     assert len(set(ready.values())) == len(ready)
     counts = await states(store)

@@ -27,6 +27,7 @@ from tests.contract.store_contract import (
     numbers,
 )
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.mongo_proxy import MongoProxy
 
 MakeStore = Callable[..., MongoStore]
@@ -228,7 +229,7 @@ async def test_server_killed_between_any_two_commands_leaves_nobody_waiting(
         for _ in range(3):  # of resources: see resources.py, 3
             await again._there.keep_up()
         await work(again, now)
-        records = await again.jobs(type_=None, state=None, after=None, limit=50)
+        records = await listed(again)
         ended = dict.fromkeys([0, 1, 3, 4, 6, 7, THEN, 11, 12], State.SUCCESS)
         assert states(records) == ended | {BAD: State.FAIL, 5: State.FAIL}, commands
         by_number = {record.order - FIRST: record for record in records}

@@ -18,6 +18,7 @@ from tests.contract.change_contract import change
 from tests.contract.changes import JobChanges
 from tests.contract.store_contract import FIRST, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, a_job, a_report
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 
 ROUNDS = 25
 #: orders of the jobs of one server, and from where on its retried ones have theirs
@@ -124,7 +125,7 @@ async def test_two_servers_at_once_end_all_jobs_and_count_all_members(
     for _ in range(3):  # whatever these find was to be found without them
         await stores[0]._there.keep_up()
     assert not stores[0]._there.session.noted.has_any
-    records = await stores[0].jobs(type_=None, state=None, after=None, limit=5000)
+    records = await listed(stores[0])
     assert [record for record in records if record.ended_at is None] == []
     check_batches({record.id: record for record in records}, servers)
 

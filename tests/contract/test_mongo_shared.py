@@ -34,6 +34,7 @@ from tests.contract.store_contract import (
     an_entry,
 )
 from tests.support.clock import FakeClock
+from tests.support.jobs import EVERYTHING, listed
 from tests.support.mongodb import client_of
 from tests.support.supervising import StrictSupervisor
 
@@ -84,7 +85,7 @@ async def test_jobs_of_one_rank_are_never_parted_by_a_page(ours: MongoStore, the
     first = await ours.ready("mail", None, 1)
     assert len(first) == 2
     assert len(await ours.ready("mail", first[-1].rank, 1)) == 2
-    records = await ours.jobs(type_=None, state=None, after=None, limit=1)
+    records, _ = await ours.page(EVERYTHING, None, 1)
     assert [record.order for record in records] == [FIRST, FIRST]
 
 
@@ -336,9 +337,6 @@ async def test_a_type_without_jobs_is_not_remembered(uri: str, ours: MongoStore,
 async def test_slices_part_the_jobs(ours: MongoStore, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
     monkeypatch.setattr(slices, "SLICE", 3)
     await ours.insert([a_job(n, type="ab"[n % 2]) for n in range(10)], 1, "w", now)
-    for newest_first, wanted in ((False, [3, 5, 7, 9]), (True, [1])):
-        found = await ours.jobs(type_="b", state=None, after=FIRST + 2, limit=9, newest_first=newest_first)
-        assert [record.order - FIRST for record in found] == wanted
     await ours._there.session.tallies.recount()
     assert await ours.counts() == {"a": {State.NEW: 5}, "b": {State.NEW: 5}}
 
@@ -547,7 +545,7 @@ async def test_what_is_over_but_can_come_back_from_the_others_journal_is_known_a
     for _ in range(2):  # before we hear of the other server, and after
         assert await ours.insert([again], 1, "w", now) == [FIRST + 5]
         assert await ours.job("mine") is not None
-        assert len(await ours.jobs(type_=None, state=None, after=None, limit=9)) == 1
+        assert len(await listed(ours)) == 1
         await ours._there.servers.living()
     assert await theirs.job("mine") is None
     assert await theirs.sweep(now, 0, FIRST) == 0  # says how far its journal reaches back
@@ -621,7 +619,7 @@ async def test_of_servers_that_insert_a_key_at_once_one_makes_the_job(ours: Mong
         found = await asyncio.gather(ours.insert([first], 1, "w", now), theirs.insert([second], 1, "w", now))
         assert sorted(map(len, found)) == [0, 1]
         assert [one.joined for one in found if one] in ([{first.order: second.id}], [{second.order: first.id}])
-    assert len(await ours.jobs(type_=None, state=None, after=None, limit=1000)) == 20
+    assert len(await listed(ours)) == 20
 
 
 async def test_servers_that_take_many_keys_at_once_share_them(ours: MongoStore, theirs: MongoStore, now: float) -> None:
@@ -629,7 +627,7 @@ async def test_servers_that_take_many_keys_at_once_share_them(ours: MongoStore, 
     others = [their_job(1000 + n, unique=f"k{n}") for n in reversed(range(200))]
     found = await asyncio.gather(ours.insert(mine, 1, "w", now), theirs.insert(others, 1, "w", now))
     assert sum(map(len, found)) == 200
-    records = await ours.jobs(type_=None, state=None, after=None, limit=1000)
+    records = await listed(ours)
     assert len(records) == len({record.unique for record in records}) == 200
 
 
@@ -670,7 +668,7 @@ async def test_key_whose_job_is_stored_while_another_server_asks_for_it_is_not_t
 
     monkeypatch.setattr(theirs._there.servers, "may_be_storing", store_and_ask)
     assert (await theirs.insert([their_job(6, unique="k")], 1, "w", now)).joined == {FIRST + 6: a_job(5).id}
-    assert [record.id for record in await ours.jobs(type_=None, state=None, after=None, limit=9)] == [a_job(5).id]
+    assert [record.id for record in await listed(ours)] == [a_job(5).id]
 
 
 async def test_key_of_a_job_that_is_about_to_replace_a_record_of_its_id_is_waited_for(

@@ -26,6 +26,7 @@ from kqs.store.mongo import client as connecting
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.mongodb import client_of
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +81,7 @@ def is_nested(value: Any) -> bool:
 
 async def test_all_of_it_is_there_and_runs(db: Db, store: MongoStore) -> None:
     assert (db.meta.find_one() or {})["schema"] == schema.SCHEMA_VERSION
-    records = {record.order - FIRST: record for record in await store.jobs(type_=None, state=None, after=None, limit=99)}
+    records = {record.order - FIRST: record for record in await listed(store)}
     assert [records[n].state for n in range(15)] == STATES
     orphans = {run.claim.order - FIRST: run for run in await store.orphans(9)}
     assert (sorted(orphans), orphans[9].held, orphans[11].started_at) == ([4, 9, 11], True, NOW + 3)

@@ -12,6 +12,7 @@ from kqs.states import State
 from kqs.store.base import Known, Store, Verb
 from tests.contract.change_contract import FRESH, change
 from tests.contract.store_contract import FIRST, IDS, Insert, MakeStore, Reopen, RunOne, a_job, a_report, an_ended, an_entry
+from tests.support.jobs import listed
 
 
 def joined(found: Known) -> Mapping[int, str]:
@@ -31,7 +32,7 @@ class UniquesContract:
     async def test_key_is_its_records_and_its_types(self, store: Store, insert: Insert) -> None:
         assert await insert(a_job(0, unique="k"), a_job(1, unique="k", type="sms"), a_job(2)) == []
         assert await insert(a_job(3, unique="k", type="fax"), a_job(4), a_job(5, unique="K")) == []
-        records = await store.jobs(type_=None, state=None, after=None, limit=9)
+        records = await listed(store)
         assert [record.unique for record in records] == ["k", "k", None, "k", None, "K"]
         one = await store.job(IDS.of(FIRST))
         assert one is not None
@@ -179,7 +180,7 @@ class UniquesContract:
             joined |= found.joined
         assert {number for number in range(len(given)) if FIRST + number not in known} == set(map(int, made.split()))
         assert {order - FIRST: job_id for order, job_id in joined.items()} == joined_to
-        records = await store.jobs(type_=None, state=None, after=None, limit=99)
+        records = await listed(store)
         data = [record.data or b"" for record in records]
         assert sorted(one for one in data if one.isdigit()) == sorted(made.encode().split())
 

@@ -34,6 +34,7 @@ from tests.contract.store_contract import (
     without_end,
 )
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.supervising import StrictSupervisor
 
 T = TypeVar("T")
@@ -302,7 +303,7 @@ async def test_damaged_page_is_an_error_and_no_altered_job(
 
     async def read_all() -> None:
         await again.open(JOURNAL, NODE)
-        await again.jobs(type_=None, state=None, after=None, limit=5000)
+        await listed(again)
 
     with pytest.raises(StoreCorruptError):
         await read_all()
@@ -448,12 +449,12 @@ class Server:
         ended = an_ended(15, at=NOW, epoch=self._epoch, id="ended", data=b"1" * 2000, end_result=b"1")
         await self.insert(a_job(13), an_ended(14, at=NOW, epoch=self._epoch), ended)
         await self.do(lambda store: store.job(IDS.of(FIRST)))
-        await self.do(lambda store: store.jobs(type_=None, state=None, after=None, limit=9))
+        await self.do(listed)
         assert sum((await self.do(lambda store: store.counts()))["mail"].values()) == 14
         assert await self.do(lambda store: store.sync()) == len(self._records)
 
     async def left(self) -> dict[int, State]:
-        records = await self.do(lambda store: store.jobs(type_=None, state=None, after=None, limit=99))
+        records = await self.do(listed)
         return {record.order - FIRST: record.state for record in records}
 
 

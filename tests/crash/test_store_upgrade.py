@@ -24,6 +24,7 @@ from kqs.store.rotation import Terms, Turn
 from kqs.store.sqlite import SqliteStore, schema
 from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.supervising import StrictSupervisor
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
 
 
 async def states(store: SqliteStore) -> list[State]:
-    return [record.state for record in await store.jobs(type_=None, state=None, after=None, limit=99)]
+    return [record.state for record in await listed(store)]
 
 
 async def test_all_of_it_is_there_and_runs(make_store: Callable[[], SqliteStore]) -> None:

@@ -17,8 +17,9 @@ from kqs.job import Accepted, Claim, Entry, Report
 from kqs.states import WAITING, Event, State, next_state
 from kqs.store import change as changing
 from kqs.store.base import Change, Verb
-from kqs.store.sqlite import change, claim, insert, records, report, schedule
+from kqs.store.sqlite import change, claim, insert, pages, records, report, schedule
 from kqs.store.sqlite.session import Session
+from tests.support.jobs import EVERYTHING
 
 NODE = "abcdef12"
 IDS = Ids(NODE)
@@ -210,7 +211,7 @@ class Owners(RuleBasedStateMachine):
     @invariant()
     def all_is_as_it_should_be(self) -> None:
         self.session.begin(durable=False)
-        found = records.page(self.session, records.Filter(None, None, False), None, 10_000).records
+        found = pages.page(self.session, EVERYTHING, None, 10_000, newest_first=False).records
         counts = Counter(
             {(type_, state): n for type_, states in records.counts(self.session).items() for state, n in states.items() if n}
         )

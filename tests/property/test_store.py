@@ -25,6 +25,7 @@ from kqs.store.mongo import MongoStore
 from kqs.store.sqlite import SqliteStore
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import a_database, client_of, mongodb, sweep_bulk
 from tests.support.supervising import StrictSupervisor
@@ -285,9 +286,9 @@ class StoreMachine(RuleBasedStateMachine):
     def tells_the_same(self) -> None:
         if not hasattr(self, "store"):
             return
-        listed = self.runner.run(self.store.jobs(type_=None, state=None, after=None, limit=9999))
+        shown = self.runner.run(listed(self.store))
         there = [one for one in self.known.values() if not one.is_gone(self.clock.now())]
-        assert [record.id for record in listed] == [one.job.id for one in there]
+        assert [record.id for record in shown] == [one.job.id for one in there]
         records = [self.runner.run(self.store.job(one.job.id)) for one in there]
         assert [_told(record) for record in records if record] == [_expected(one) for one in there]
         ready = [entry.order for type_ in ("mail", "resize") for entry in self.runner.run(self.store.ready(type_, None, 9999))]

@@ -6,8 +6,9 @@ import pytest
 
 from kqs.errors import CallError
 from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Report, Run
+from kqs.job import Accepted, Claim, JobRecord, Report, Run
 from kqs.states import State
+from kqs.store.base import Store
 from kqs.wire.jobs import decode_jobs
 
 NOW = 1_800_000_000.0
@@ -15,6 +16,17 @@ ORDER = int(NOW * 1_000_000)
 
 #: means every job
 EVERYTHING = Filter()
+
+
+async def listed(store: Store, wanted: Filter = EVERYTHING) -> list[JobRecord]:
+    """Return all records that fit, in order, as listings show them."""
+    found: list[JobRecord] = []
+    after: int | None = None
+    while True:
+        records, after = await store.page(wanted, after, 1000)
+        found += records
+        if after is None:
+            return found
 
 
 def an_accepted(

@@ -21,6 +21,7 @@ from kqs.states import ENDED, State
 from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
+from tests.support.jobs import listed
 from tests.support.queueing import Hand, Rig
 
 
@@ -219,7 +220,7 @@ class Life:
 
     async def records(self) -> list[JobRecord]:
         """Return what the store knows of every job."""
-        return await self.rig.store.jobs(type_=None, state=None, after=None, limit=10_000)
+        return await listed(self.rig.store)
 
     def name(self, order: int) -> str:
         """Return the id of a job."""

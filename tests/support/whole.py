@@ -26,6 +26,7 @@ from kqs.store.mongo import MongoStore
 from kqs.wire.steps import finish
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
+from tests.support.jobs import listed
 from tests.support.parts import parts_of
 from tests.support.queueing import Rig
 
@@ -142,7 +143,7 @@ class Whole:
 
     async def records(self) -> list[JobRecord]:
         """Return what the store has."""
-        return await self.rig.store.jobs(type_=None, state=None, after=None, limit=MANY)
+        return await listed(self.rig.store)
 
     async def called(self) -> set[int]:
         """Return the orders of the jobs whose turn it is to have their resource: whoever was called keeps that."""

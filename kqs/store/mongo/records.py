@@ -1,4 +1,4 @@
-"""Looking at records: one, or a page of them."""
+"""Looking at records: one, or several as listings show them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from kqs.job import JobRecord
-from kqs.states import State
 from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.mongo.batches import Batches
-from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, is_intact, is_there, record_of
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
-from kqs.store.mongo.slices import slices
 
 #: what a listing leaves out
 LISTED = {"data_long": 0, "result_long": 0}
@@ -45,43 +42,6 @@ async def look(session: Session, servers: Servers, job_ids: Sequence[str]) -> Lo
     documents = await session.find(ended, {}) if ended else []
     records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
     return Looked(frozenset(document["_id"] for document in found), records, over)
-
-
-async def jobs(
-    session: Session,
-    servers: Servers,
-    batches: Batches,
-    type_: str | None,
-    state: State | None,
-    after: int | None,
-    limit: int,
-    newest_first: bool,
-) -> list[JobRecord]:
-    """See Store.jobs. Records of one order, which different servers may make, stay on one page."""
-    conditions = is_there(session.now(), servers.replaceable)
-    if type_ is not None:
-        conditions["type"] = type_
-    if state is not None:
-        conditions["$and"] = [is_in(state)]
-    found: list[Any] = []
-    async for part in slices(session.jobs, after, newest_first=newest_first):
-        wanted = session.jobs.find({**conditions, **part}, LISTED).sort("order", -1 if newest_first else 1)
-        found += await wanted.limit(limit - len(found)).to_list(None)
-        if len(found) == limit:
-            break
-    if found:
-        ids = [document["_id"] for document in found if document["order"] == found[-1]["order"]]
-        found += await session.jobs.find({**conditions, "order": found[-1]["order"], "_id": {"$nin": ids}}, LISTED).to_list(
-            None
-        )
-    return await all_listed(batches, found)
-
-
-def is_in(state: State) -> Document:
-    """Return the condition for a state; a job that runs keeps the one that it waited in."""
-    if state is State.PROCESSING:
-        return {"place": int(Place.RUNNING)}
-    return {"state": int(state), "place": {"$ne": int(Place.RUNNING)}}
 
 
 async def all_listed(batches: Batches, documents: Sequence[Any]) -> list[JobRecord]:

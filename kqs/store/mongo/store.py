@@ -246,12 +246,6 @@ class MongoStore:
         """See Store.look."""
         return await self._look(records.look, self._there.servers, job_ids)
 
-    async def jobs(
-        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
-    ) -> list[JobRecord]:
-        """See Store.jobs."""
-        return await self._look(records.jobs, self._there.servers, self._batches, type_, state, after, limit, newest_first)
-
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change. It goes after all writes asked for before, and before those of housekeeping that come later."""
         return await self._there.write(Lane.HOUSEKEEPING, partial(self._there.changer.change, change, after, first_order))

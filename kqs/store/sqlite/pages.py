@@ -14,11 +14,11 @@ from typing import NamedTuple
 import msgspec
 
 from kqs.filter import Filter
+from kqs.job import JobRecord
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER
 from kqs.store.sqlite import groups, records, walk
-from kqs.store.sqlite.records import Page
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -43,6 +43,13 @@ select json_group_array(json((
 _ORDERS = "select json_group_array(ord) from (select ord from {} limit :most)"
 
 _decode_lines = msgspec.json.Decoder(list[list[int]]).decode
+
+
+class Page(msgspec.Struct):
+    """One slice of a listing. next_after: the order to go on from; None when there is no more."""
+
+    records: list[JobRecord]
+    next_after: int | None
 
 
 class _Candidates(NamedTuple):

@@ -1,4 +1,4 @@
-"""Looking at records: one, a page of them, and how many there are."""
+"""Looking at records: one, several as listings show them, and how many there are."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import msgspec
 
 from kqs.job import MAX_PROGRESS_BYTES, JobRecord, RunRecord, instant_of
 from kqs.states import ENDED, WAITING, State
-from kqs.store.base import DAMAGED, LISTED_BYTES, MAX_ORDER, MOST_ENDS, Looked
+from kqs.store.base import DAMAGED, LISTED_BYTES, MOST_ENDS, Looked
 from kqs.store.checksum import checksum, of_keys
 from kqs.store.sqlite import batches, bulk, follow, progress
 from kqs.store.sqlite.rows import json_list
 from kqs.store.sqlite.session import Session
-
-#: records a filtered listing looks at in one go; the thread commits for others between two of them
-SLICE = 20_000
 
 
 class _Row(NamedTuple):
@@ -78,22 +75,8 @@ _BY_ID = f"select {_COLUMNS} from jobs indexed by ids where id = :id and {_IS_TH
 _decode_run = msgspec.json.Decoder(tuple[int, str, float, float, str, str | None]).decode
 
 
-class Page(msgspec.Struct):
-    """One slice of a listing. next_after: the order to go on from; None when there is no more."""
-
-    records: list[JobRecord]
-    next_after: int | None
-
-
-_BEFORE_ALL = -1.0  # an instant at which no record is over
-
-
-class Filter(msgspec.Struct, frozen=True):
-    """What `Store.jobs` is asked for."""
-
-    type_: str | None
-    state: State | None
-    newest_first: bool
+#: an instant at which no record is over
+_BEFORE_ALL = -1.0
 
 
 def job(session: Session, job_id: str) -> JobRecord | None:
@@ -121,30 +104,6 @@ def _found(session: Session, job_id: str, now: float) -> JobRecord | None:
     if row is None:
         row = session.db.execute(_BY_ID, {"id": job_id, "now": now}).fetchone()
     return None if row is None else _whole(session, _Row._make(row))
-
-
-def page(session: Session, wanted: Filter, after: int | None, limit: int) -> Page:
-    """Return up to `limit` records out of the next SLICE records after the order `after`."""
-    step, back, direction = ("<", ">=", "desc") if wanted.newest_first else (">", "<=", "asc")
-    if after is None:
-        after = MAX_ORDER if wanted.newest_first else -1
-    edge = session.db.execute(
-        f"select ord from jobs where ord {step} ? order by ord {direction} limit 1 offset ?", (after, SLICE - 1)
-    ).fetchone()
-    values = {"after": after, "now": session.now(), "limit": limit, "type": wanted.type_, "state": wanted.state}
-    conditions = [_IS_THERE, f"ord {step} :after"]
-    if edge is not None:
-        values["edge"] = edge[0]
-        conditions.append(f"ord {back} :edge")
-    # the plus keeps the planner from an index that would have to be sorted by order
-    conditions += [f"+{name} = :{name}" for name in ("type", "state") if values[name] is not None]
-    rows = session.db.execute(
-        f"select {_LISTED} from jobs where {' and '.join(conditions)} order by ord {direction} limit :limit", values
-    ).fetchall()
-    records = [_record(session, _Row._make(row)) for row in rows]
-    _add_progress(session, records, LISTED_BYTES)
-    _add_order(session, records)
-    return Page(records, None if edge is None else edge[0])
 
 
 def listed(session: Session, orders: list[int]) -> list[JobRecord]:

@@ -270,20 +270,6 @@ class SqliteStore:
         """See Store.look."""
         return await self._runner.call(partial(records.look, job_ids=job_ids))
 
-    async def jobs(
-        self, *, type_: str | None, state: State | None, after: int | None, limit: int, newest_first: bool = False
-    ) -> list[JobRecord]:
-        """See Store.jobs."""
-        wanted = records.Filter(type_, state, newest_first)
-        found: list[JobRecord] = []
-        while len(found) < limit:
-            page = await self._runner.call(partial(records.page, wanted=wanted, after=after, limit=limit - len(found)))
-            found += page.records
-            after = page.next_after
-            if after is None:
-                break
-        return found
-
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change."""
         self._runner.expect_slow()

@@ -12,11 +12,13 @@ import kqs.feeder.held
 import kqs.feeder.pace
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
+from kqs.filter import Filter
 from kqs.journal import Journal, Kind, Record
 from kqs.states import State
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
+from tests.support.jobs import listed
 from tests.support.journal import appended
 from tests.support.turning import until
 
@@ -115,7 +117,7 @@ async def test_nothing_is_held_in_memory_before_the_store_is_there(feeding: Feed
     assert (feeding.feeder._held.count, feeding.feeder.lag_records) == (0, 5)
     await feeding.feeder.start(StoreInfo(epoch=1, fed_seq=0, last_order=0))
     await caught_up(feeding.feeder)
-    assert len(await feeding.rig.store.jobs(type_="mail", state=None, after=None, limit=100)) == 5
+    assert len(await listed(feeding.rig.store, Filter(type="mail"))) == 5
 
 
 async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Feeding) -> None:
@@ -141,7 +143,7 @@ async def test_what_the_hand_over_list_cannot_hold_is_read_back_in_order(
         await feeding.insert(b'{"type":"mail","data":%d}' % number)
     await caught_up(feeder)
     assert feeder.fed_seq == 50
-    records = await feeding.rig.store.jobs(type_="mail", state=None, after=None, limit=100)
+    records = await listed(feeding.rig.store, Filter(type="mail"))
     assert [int(record.data or b"") for record in records] == list(range(50))
 
 

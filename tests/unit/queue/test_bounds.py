@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kqs.config import TakingSection
 from kqs.errors import CallError, StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted
 from kqs.options import PlainJob
 from kqs.queue import drops
@@ -18,7 +19,7 @@ from kqs.queue.bounds import Bounds
 from kqs.states import State
 from kqs.store import change
 from kqs.store.base import Waiting
-from tests.support.jobs import ORDER, an_accepted
+from tests.support.jobs import ORDER, an_accepted, listed
 from tests.support.queueing import Rig
 
 MOST = 3
@@ -135,7 +136,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def waiting(rig: Rig, count: int) -> list[int]:
     """Return the numbers of the jobs that wait, when they are so many."""
     while True:
-        records = await rig.store.jobs(type_="mail", state=None, after=None, limit=100)
+        records = await listed(rig.store, Filter(type="mail"))
         left = [record.order - ORDER for record in records if record.state is not State.CANCELLED]
         if len(left) <= count:
             return left

@@ -24,6 +24,7 @@ from kqs.store.ticks import Plan, Schedule, tick_of
 from kqs.wire.replayed import replay_jobs
 from tests.support.backend import MemoryJournal, MemoryVerdicts
 from tests.support.clock import FakeClock
+from tests.support.jobs import listed
 from tests.support.supervising import StrictSupervisor
 
 JOB = '{"type":"mail"}'
@@ -69,7 +70,7 @@ class Node:
 
     async def ids_of_jobs(self) -> list[str]:
         await self.feed()
-        return sorted(record.id for record in await self.store.jobs(type_=None, state=None, after=None, limit=99))
+        return sorted(record.id for record in await listed(self.store))
 
     async def until(self, looked: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):

@@ -117,7 +117,7 @@ def test_waiting_jobs_of_a_type_are_found_among_many_others(
 def test_what_there_is_none_of_is_not_looked_for(session: Session, wanted: Filter) -> None:
     insert.insert(session, [a_job(session, order) for order in range(1, 100)], 1, "w", NOW)
     with patch.object(bounds, "LOOKED", 10):
-        assert pages.page(session, wanted, None, 9, False) == records.Page([], None)
+        assert pages.page(session, wanted, None, 9, False) == pages.Page([], None)
         for verb in Verb:
             assert change.change(session, Change(verb, wanted, NOW, 2**62), None, 1000).next is None
 

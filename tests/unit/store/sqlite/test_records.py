@@ -22,23 +22,5 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session.close()
 
 
-def pages(session: Session, *, newest_first: bool, limit: int) -> list[list[int]]:
-    wanted, after, found = records.Filter("rare", State.NEW, newest_first), None, []
-    while True:
-        page = records.page(session, wanted, after, limit)
-        found.append([record.order for record in page.records])
-        after = page.next_after
-        if after is None:
-            return found
-
-
-@pytest.mark.parametrize(("newest_first", "wanted"), [(False, [[7], [14], [21, 28]]), (True, [[28, 21], [14], [7]])])
-def test_filtered_listing_looks_at_a_slice_at_a_time(
-    session: Session, monkeypatch: pytest.MonkeyPatch, newest_first: bool, wanted: list[list[int]]
-) -> None:
-    monkeypatch.setattr(records, "SLICE", 10)
-    assert pages(session, newest_first=newest_first, limit=99) == wanted
-
-
 def test_counts_include_the_open_transaction(session: Session) -> None:
     assert records.counts(session) == {"mail": {State.NEW: 25}, "rare": {State.NEW: 4}}

@@ -7,11 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 from kqs.config import StoreSection
+from kqs.filter import Filter
 from kqs.job import Accepted
 from kqs.states import State
 from kqs.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
-from tests.support.jobs import NOW, an_accepted
+from tests.support.jobs import NOW, an_accepted, listed
 from tests.support.supervising import StrictSupervisor
 
 
@@ -36,7 +37,7 @@ async def test_columns_that_older_servers_went_without_are_added(tmp_path: Path)
     second: Accepted = an_accepted(2)
     second.accepted_at = NOW - 7200
     await store.insert([second], 2, "w", NOW)
-    found = await store.jobs(type_=None, state=State.NEW, after=None, limit=9)
+    found = await listed(store, Filter(states=frozenset({State.NEW})))
     assert [(record.attempt, record.accepted_at) for record in found] == [(0, NOW + 0.000_001), (0, NOW - 7200)]
     await store.close()
 
