@@ -38,14 +38,15 @@ class Multicast:
             assert job.result is not None, "it is not run"
             job.end = self._judged(run, job.result)
             ends.append((run, job.end))
-        known = await self._store.insert(jobs, 0, self._worker, now)
-        old = [job for job in jobs if job.order in frozenset(known) and job.order not in known.joined]
+        found = await self._store.insert(jobs, 0, self._worker, now)
+        known = frozenset(found)
+        old = [job for job in jobs if job.order in known and job.order not in found.joined]
         ours = {job.order for job in old if not job.given_id}
         given = [job for job in old if job.given_id]
         for n in range(0, len(given), MOST_ENDS):
             ours |= await self._stored_by_us(given[n : n + MOST_ENDS])
-        new = {job.order for job in jobs}.difference(known)
-        return known, [(run, end) for run, end in ends if run.claim.order in new], new | ours
+        new = {job.order for job in jobs} - known
+        return found, [(run, end) for run, end in ends if run.claim.order in new], new | ours
 
     async def _stored_by_us(self, jobs: Sequence[Accepted]) -> set[int]:
         looked = await self._store.look([job.id for job in jobs])

@@ -46,7 +46,7 @@ from kqs.queue.timetable import Timetable
 from kqs.queue.wishes import Wishes
 from kqs.states import waiting_count
 from kqs.store import base
-from kqs.store.base import Store, StoreInfo
+from kqs.store.base import Known, Store, StoreInfo
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.queue")
@@ -249,14 +249,8 @@ class Queue:
         for job in self._reporter.let_go(claimed, known, ended):
             run = first_run(job, self.runs.epoch)
             self.runs.over(run, self.runs.died(run, whole_ms(self.clock.now())))
-        if ended:
-            self.events.reported(ended, [True] * len(ended))
-        if known and self.events.ends.waiting:
-            self.events.ends.search([job.id for job in jobs if job.order in known])
         self._saves.look_again()
-        if self.asked.open:
-            self.asked.stored(jobs, found)
-        self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
+        self._tell_stored(jobs, found, known, ended)
         await self._offer(jobs, known.union(parked) if parked else known)
 
     async def seal_batch(self, batch_id: str) -> bool:
@@ -270,17 +264,12 @@ class Queue:
     async def _multiply(self, jobs: Sequence[Accepted], now: float) -> list[Accepted]:
         """Store those jobs that are not run, but have copies; return all others, and these copies."""
         fanned = [job for job in jobs if job.result is not None]
-        known, ends, multiplied = await self._multicast.store(fanned, self.runs.epoch, now)
-        new = [job for job in fanned if job.order not in frozenset(known)]
+        found, ended, multiplied = await self._multicast.store(fanned, self.runs.epoch, now)
+        known = frozenset(found)
         if self.events.is_heard:
+            new = [job for job in fanned if job.order not in known]
             self.events.created(new, {job.order for job in new})
-        if ends and self.events.hears_ends:
-            self.events.reported(ends, [True] * len(ends))
-        if known and self.events.ends.waiting:
-            self.events.ends.search([job.id for job in fanned if job.order in frozenset(known)])
-        if self.asked.open:
-            self.asked.stored(fanned, known)
-        self.meter.stored(new)
+        self._tell_stored(fanned, found, known, ended if self.events.hears_ends else None)
         rest: list[Accepted] = []
         for job in jobs:
             if job.result is None:
@@ -297,6 +286,18 @@ class Queue:
     def _tell_created(self, jobs: Sequence[Accepted], known: frozenset[int], parked: Collection[int]) -> None:
         is_told = self._reporter.is_unstored  # as it was claimed in the journal
         self.events.created([job for job in jobs if job.order not in known and not is_told(job.order)], parked)
+
+    def _tell_stored(
+        self, jobs: Sequence[Accepted], found: Known, known: frozenset[int], ended: Sequence[tuple[Run, Report]] | None
+    ) -> None:
+        """Tell all who wait for it what the store has made of jobs, and of runs that have ended with them."""
+        if ended:
+            self.events.reported(ended, [True] * len(ended))
+        if known and self.events.ends.waiting:
+            self.events.ends.search([job.id for job in jobs if job.order in known])
+        if self.asked.open:
+            self.asked.stored(jobs, found)
+        self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
 
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
         entries: list[Entry] = []
