@@ -23,9 +23,9 @@ from kqs.feeder.intake import PIECE_JOBS, Intake
 from kqs.job import Accepted
 from kqs.journal import Journal, Record, claims_record
 from kqs.options import PlainJob
-from kqs.queue.admission import Reservation
 from kqs.queue.consumer import Consumer
 from kqs.queue.queue import Queue
+from kqs.queue.reservation import Reservation
 
 #: no more are claimed while so many claimed jobs are held: each is a run whose end is kept in memory until it is stored. At
 #: 100,000 jobs/s half of it gather while the store has a batch in hand

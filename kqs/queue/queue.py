@@ -19,7 +19,7 @@ from kqs.job import Accepted, Entry, Report, Run, Tally, entry_of, first_run, in
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.outcome import Ok
-from kqs.queue.admission import Admission, Reservation
+from kqs.queue.admission import Admission
 from kqs.queue.aftermath import Aftermath
 from kqs.queue.asked import Asked
 from kqs.queue.basis import Basis
@@ -37,6 +37,7 @@ from kqs.queue.multicast import Multicast
 from kqs.queue.neighbours import Neighbours
 from kqs.queue.orphans import Orphans
 from kqs.queue.reads import Reads
+from kqs.queue.reservation import Reservation
 from kqs.queue.rules import Judge, Retention, whole_ms
 from kqs.queue.runs import Runs
 from kqs.queue.seeker import Seeker
