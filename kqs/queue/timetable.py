@@ -81,7 +81,6 @@ class Timetable:
 
     def called(self, entries: list[Entry]) -> None:
         """Take jobs that may have their resource now. See Store.on_called."""
-        self._events.woken(entries)
         self._called += entries
         self._has_called.set()
         self._uncalled.note(self._clock.now() + CALL_S)
@@ -143,8 +142,11 @@ class Timetable:
         """Offer what is called, for ever."""
         while True:
             await self._has_called.wait()
+            if self._events.is_heard:
+                await asyncio.sleep(0)  # who asked for what freed them hears of it behind this task, and tells of that first
             self._has_called.clear()
             called, self._called = self._called, []
+            self._events.woken(called)
             await self._broker.put(called)
 
     async def _call_on(self) -> float | None:

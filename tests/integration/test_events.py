@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kqs.client import ConnectionLostError, connect
-from tests.support.asking import ask, eventually
+from tests.support.asking import ask, eventually, peer_of
 from tests.support.serving import SERVE_ENVIRON, Served, free_port, serving
 
 
@@ -53,6 +53,22 @@ def test_every_event_of_many_jobs_is_told_to_ten_readers(tmp_path: Path) -> None
                 heard[event["id"]].append(event["event"])
             assert {tuple(words) for words in heard.values()} == {("created", "queued", "started", "success")}
             reader.close()
+
+
+def test_jobs_with_a_resource_are_queued_behind_what_has_made_them_ready(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, peer_of(server) as worker:
+        listener = Listener(server, {"types": ["stamp"]})
+        ids = ask(server, "insert", [{"type": "stamp", "resource": f"r{number}"} for number in range(200)])
+        runs = worker.call("reserve", {"types": ["stamp"], "count": 200, "wait": 10})
+        worker.call("release", [{"run": run["run"]} for run in runs])
+        heard: dict[str, list[str]] = {job_id: [] for job_id in ids}
+        released = ["created", "queued", "started", "released", "queued"]
+        for _ in range(2 * len(ids) + 3 * len(runs)):
+            event = listener.next()
+            heard[event["id"]].append(event["event"])
+        assert all(words == released[: len(words)] for words in heard.values())
+        assert [heard[run["id"]] for run in runs] == [released] * len(runs)
+        listener.close()
 
 
 def test_a_slow_reader_is_told_how_many_it_missed(tmp_path: Path) -> None:

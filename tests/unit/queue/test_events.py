@@ -148,6 +148,26 @@ async def test_a_job_whose_time_comes_is_queued_then(rig: Rig) -> None:
     await ear.until(Word.QUEUED)
 
 
+@pytest.mark.parametrize("outcome", [Failed("x"), Again()])
+async def test_a_job_with_a_resource_is_queued_when_it_is_created_and_when_its_run_has_ended(
+    rig: Rig, outcome: Outcome
+) -> None:
+    ear = Ear(rig.queue)
+    job = an_accepted(1)
+    job.resource = "printer"
+    job.options = b'{"retry_delay":0}'
+    await rig.accept(job)
+    await ear.until(Word.QUEUED)
+    hand = rig.hand(1)
+    run = await hand.take()
+    ear_of_end = Ear(rig.queue)
+    await rig.queue.runs.remove_consumer(hand.consumer)
+    rig.hands.remove(hand)
+    rig.queue.runs.report(hand.leases[run.claim.id], outcome)
+    await ear_of_end.until(Word.QUEUED)
+    assert ear.words == ["created", "queued", "started", "retry", "queued"]
+
+
 async def test_what_expires_in_line_is_told_with_its_record(rig: Rig) -> None:
     ear = Ear(rig.queue)
     job = an_accepted(1)
