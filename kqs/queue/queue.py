@@ -15,7 +15,7 @@ from kqs.broker.base import Broker
 from kqs.clock import Clock
 from kqs.config import TakingSection
 from kqs.errors import StoreUnavailableError
-from kqs.job import Accepted, Entry, Report, Run, Tally, entry_of, first_run, instant_of
+from kqs.job import Accepted, Report, Run, Tally, entry_of, first_run, instant_of
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.outcome import Ok
@@ -301,14 +301,12 @@ class Queue:
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)
 
     async def _offer(self, jobs: Sequence[Accepted], known: frozenset[int]) -> None:
-        entries: list[Entry] = []
-        body_bytes = self._broker.body_bytes
         for job in jobs:
             if job.due_at or job.expire_at is not None:
                 self._timetable.note_instant(job.accepted_at or instant_of(job.order))
                 self._timetable.note(job.due_at, job.expire_at)
-            if not (job.due_at or job.claimed_at or job.order in known):
-                entries.append(entry_of(job, body_bytes))
+        body_bytes = self._broker.body_bytes
+        entries = [entry_of(job, body_bytes) for job in jobs if not (job.due_at or job.claimed_at or job.order in known)]
         if entries:
             await self._broker.put(entries)
 
