@@ -1,4 +1,4 @@
-"""What the tests of this folder share: a clock, and a MongoDB server a process with a database a test."""
+"""What the tests of this folder share: a clock, a store, and a MongoDB server a process with a database a test."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from kqs.config import StoreSection
+from kqs.job import Accepted
+from kqs.store.base import Known, Store
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo import client as connecting
-from tests.contract.store_contract import BULK_BYTES, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE
+from tests.contract.store_contract import BULK_BYTES, JOURNAL, NODE, OTHER_JOURNAL, OTHER_NODE, Insert, MakeStore
 from tests.support.clock import FakeClock
 from tests.support.mongo_commands import Watch
 from tests.support.mongo_proxy import MongoProxy
@@ -27,6 +29,22 @@ def clock() -> FakeClock:
 @pytest.fixture
 def now(clock: FakeClock) -> float:
     return clock.now()
+
+
+@pytest.fixture
+async def store(make_store: MakeStore) -> Store:
+    """A store of the engine that the subclass tests."""
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    return store
+
+
+@pytest.fixture
+def insert(store: Store, now: float) -> Insert:
+    async def insert(*jobs: Accepted, fed_seq: int = 0) -> Known:
+        return await store.insert(jobs, fed_seq, "w1", now)
+
+    return insert
 
 
 @pytest.fixture(scope="session")

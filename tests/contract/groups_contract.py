@@ -24,12 +24,6 @@ def of(group: str | None, /, *orders: int, **changes: Unpack[JobChanges]) -> lis
 
 
 class GroupsContract:
-    @pytest.fixture
-    async def store(self, make_store: MakeStore) -> Store:
-        store = make_store()
-        await store.open(JOURNAL, NODE)
-        return store
-
     async def in_turn(
         self,
         store: Store,

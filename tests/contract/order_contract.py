@@ -13,7 +13,7 @@ import pytest
 from kqs.filter import Filter
 from kqs.job import Accepted, After, Entry, Members, Run, Tally
 from kqs.states import State
-from kqs.store.base import Known, Store, Verb
+from kqs.store.base import Store, Verb
 from tests.contract.change_contract import FRESH, change
 from tests.contract.changes import EndedChanges, JobChanges
 from tests.contract.store_contract import (
@@ -28,6 +28,7 @@ from tests.contract.store_contract import (
     an_ended,
     an_entry,
     numbers,
+    state_of,
 )
 
 #: the number of the first job that is retried, by its order
@@ -77,12 +78,6 @@ class End(Protocol):
 
 class OrderContract:
     @pytest.fixture
-    async def store(self, make_store: MakeStore) -> Store:
-        store = make_store()
-        await store.open(JOURNAL, NODE)
-        return store
-
-    @pytest.fixture
     def reopen(self, store: Store, make_store: MakeStore) -> Reopen:
         async def reopen() -> Store:
             await store.close()
@@ -91,13 +86,6 @@ class OrderContract:
             return again
 
         return reopen
-
-    @pytest.fixture
-    def insert(self, store: Store, now: float) -> Insert:
-        async def insert(*jobs: Accepted, fed_seq: int = 0) -> Known:
-            return await store.insert(jobs, fed_seq, "w1", now)
-
-        return insert
 
     @pytest.fixture
     def called(self, store: Store) -> list[Entry]:
@@ -136,10 +124,6 @@ class OrderContract:
                 assert await store.report([a_report(run.claim, state, at=now)]) == [True]
 
         return end
-
-    async def state(self, store: Store, n: int) -> State | None:
-        record = await store.job(IDS.of(FIRST + n))
-        return None if record is None else record.state
 
     async def test_job_waits_for_another_and_is_called_when_that_has_succeeded(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
@@ -228,7 +212,7 @@ class OrderContract:
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry], now: float
     ) -> None:
         await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
-        assert await self.state(store, 1) is State.DELAYED
+        assert await state_of(store, 1) is State.DELAYED
         assert await store.next_due_at() is None
         await end(0)
         following = await store.follow(now, None)
@@ -253,7 +237,7 @@ class OrderContract:
         assert await follow() == [2]
         await end(0)
         assert await follow() == []
-        assert await self.state(store, 1) in (State.CANCELLED, State.FAIL, None)
+        assert await state_of(store, 1) in (State.CANCELLED, State.FAIL, None)
 
     async def test_child_whose_id_comes_twice_in_a_call_is_let_go(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]
@@ -273,10 +257,10 @@ class OrderContract:
         assert await follow() == [1]
         part = await change(store, Verb.RETRY, only(0), now=now, first_order=FRESH + 10)
         assert numbers(part.ready) == [AGAIN + 10]
-        assert await self.state(store, 1) is State.FAIL  # it revives nobody
+        assert await state_of(store, 1) is State.FAIL  # it revives nobody
         part = await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH + 20)
         assert part.ready == []
-        assert await self.state(store, 1) is State.RETRY
+        assert await state_of(store, 1) is State.RETRY
         (run,) = await store.claim([an_entry(AGAIN + 10, id=IDS.of(FIRST))], "w1", now)
         await store.report([a_report(run.claim, at=now)])
         assert await follow() == []

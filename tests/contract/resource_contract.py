@@ -23,6 +23,7 @@ from tests.contract.store_contract import (
     a_report,
     an_entry,
     numbers,
+    state_of,
 )
 from tests.support.clock import FakeClock
 
@@ -42,12 +43,6 @@ def needing(*orders: int, **changes: Unpack[JobChanges]) -> list[Accepted]:
 
 
 class ResourceContract:
-    @pytest.fixture
-    async def store(self, make_store: MakeStore) -> Store:
-        store = make_store()
-        await store.open(JOURNAL, NODE)
-        return store
-
     @pytest.fixture
     def calls(self, store: Store) -> Calls:
         calls = Calls()
@@ -87,10 +82,6 @@ class ResourceContract:
         state, run_state = changes.get("state", State.SUCCESS), changes.get("run_state", "")
         report = changed(a_report(run.claim, state, run_state, at=now, type=run.type), changes)
         assert await store.report([report]) == [True]
-
-    async def place(self, store: Store, n: int) -> State | None:
-        record = await store.job(IDS.of(FIRST + n))
-        return None if record is None else record.state
 
     async def test_one_of_a_batch_is_granted_the_first_by_rank(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         await self.insert(
@@ -188,7 +179,7 @@ class ResourceContract:
         assert await self.begin(
             store, calls, [*needing(4, claimed_at=now), *needing(5, claimed_at=now, resource="s")], now
         ) == [5]
-        assert [await self.place(store, n) for n in range(6)] == [
+        assert [await state_of(store, n) for n in range(6)] == [
             *(State.PROCESSING, State.NEW, State.NEW, State.PROCESSING, State.NEW, State.PROCESSING)
         ]
         assert calls == []
@@ -225,7 +216,7 @@ class ResourceContract:
         jobs = [a_job(1, id="mine", resource="s", claimed_at=now), *needing(2, resource="s", claimed_at=now)]
         assert 1 not in await self.begin(store, calls, jobs, now)
         await self.claimed(store, 2, now=now)
-        assert await self.place(store, 2) is State.PROCESSING
+        assert await state_of(store, 2) is State.PROCESSING
         holder = await store.holder("r")
         assert holder is not None
         assert holder.id == "mine"
@@ -246,7 +237,7 @@ class ResourceContract:
         (job,) = needing(0, claimed_at=now)
         job.end = a_report(a_claim(0), at=now)
         assert 1 in await self.begin(store, calls, [job, *needing(1, claimed_at=now)], now)
-        assert [await self.place(store, n) for n in (0, 1)] == [State.SUCCESS, State.PROCESSING]
+        assert [await state_of(store, n) for n in (0, 1)] == [State.SUCCESS, State.PROCESSING]
 
     async def test_what_is_delayed_has_no_turn_before_it_is_due(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
@@ -442,7 +433,7 @@ class ResourceContract:
         assert await self.claimed(store, 1, now=now) == []
         await store.call_on(now + CALL_S)
         assert calls.take() == [2]
-        assert await self.place(store, 1) is State.FAIL
+        assert await state_of(store, 1) is State.FAIL
 
     @pytest.mark.parametrize("resource", ["s", None])
     async def test_a_damaged_resource_is_no_other_one(

@@ -128,13 +128,13 @@ def numbers(found: list[Entry] | list[Run] | list[JobRecord]) -> list[int]:
     return [(one.claim.order if isinstance(one, Run) else one.order) - FIRST for one in found]
 
 
-class StoreContract:
-    @pytest.fixture
-    async def store(self, make_store: MakeStore) -> Store:
-        store = make_store()
-        await store.open(JOURNAL, NODE)
-        return store
+async def state_of(store: Store, n: int) -> State | None:
+    """The state of job n; None: there is none."""
+    record = await store.job(IDS.of(FIRST + n))
+    return None if record is None else record.state
 
+
+class StoreContract:
     @pytest.fixture
     def reopen(self, store: Store, make_store: MakeStore) -> Reopen:
         async def reopen() -> tuple[Store, StoreInfo]:
@@ -143,13 +143,6 @@ class StoreContract:
             return again, await again.open(JOURNAL, NODE)
 
         return reopen
-
-    @pytest.fixture
-    def insert(self, store: Store, now: float) -> Insert:
-        async def insert(*jobs: Accepted, fed_seq: int = 0) -> Known:
-            return await store.insert(jobs, fed_seq, "w1", now)
-
-        return insert
 
     @pytest.fixture
     def run_one(self, store: Store, insert: Insert, now: float) -> RunOne:

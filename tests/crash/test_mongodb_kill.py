@@ -15,18 +15,11 @@ from kqs.states import State
 from kqs.store.mongo.documents import Place
 from tests.crash.torture import Plan, torture
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.mongodb import a_database, client_of, mongodb
+from tests.support.mongodb import client_of
 
 pytestmark = pytest.mark.slow
 
 KILLS = 8
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "mongodb").mkdir()
-    with mongodb(tmp_path / "mongodb") as uri:
-        yield a_database(uri)
 
 
 @pytest.fixture(params=["memory", "beanstalkd"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from operator import lt
@@ -17,7 +16,6 @@ import pytest
 
 from kqs.schedules.calendar import Every
 from tests.support.asking import ask, eventually
-from tests.support.mongodb import a_database, mongodb
 from tests.support.serving import SERVE_ENVIRON, Served, serving
 from tests.support.ticking import NOTING, first_runs, have_run
 
@@ -75,13 +73,6 @@ def test_kills_of_a_server_double_no_tick(tmp_path: Path) -> None:
     with server_in(tmp_path, ran) as server:
         stopped = settled(server, ran)
         check(ran, stopped)
-
-
-@pytest.fixture
-def uri(tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "mongodb").mkdir()
-    with mongodb(tmp_path / "mongodb") as uri:
-        yield a_database(uri)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,19 +45,6 @@ NOW = FakeClock().now()
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite"
-
-
-@pytest.fixture
-async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
-    made: list[SqliteStore] = []
-
-    def make() -> SqliteStore:
-        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor()))
-        return made[-1]
-
-    yield make
-    for store in made:
-        await store.close()
 
 
 @pytest.fixture

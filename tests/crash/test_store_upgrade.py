@@ -9,12 +9,11 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kqs.config import StoreSection
 from kqs.filter import Filter
 from kqs.job import Entry, Progress
 from kqs.states import State
@@ -22,10 +21,9 @@ from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
 from kqs.store.rotation import Terms, Turn
 from kqs.store.sqlite import SqliteStore, schema
-from tests.contract.store_contract import BULK_BYTES, FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
+from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
 from tests.support.jobs import listed
-from tests.support.supervising import StrictSupervisor
 
 ROOT = Path(__file__).parents[2]
 NOW = FakeClock().now()
@@ -52,19 +50,6 @@ def path(tmp_path: Path, version: int) -> Path:
     path = tmp_path / "store.sqlite"
     shutil.copy(ROOT / f"tests/golden/store/version-{version}.sqlite", path)
     return path
-
-
-@pytest.fixture
-async def make_store(path: Path) -> AsyncIterator[Callable[[], SqliteStore]]:
-    made: list[SqliteStore] = []
-
-    def make() -> SqliteStore:
-        made.append(SqliteStore(path, StoreSection(bulk_bytes=BULK_BYTES), FakeClock(), StrictSupervisor()))
-        return made[-1]
-
-    yield make
-    for store in made:
-        await store.close()
 
 
 async def states(store: SqliteStore) -> list[State]:

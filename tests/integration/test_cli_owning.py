@@ -6,34 +6,19 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from kqs.cli import run
-from tests.support.serving import SERVE_ENVIRON, Served, serving
+from tests.support.serving import SERVE_ENVIRON, Kqs, Served, serving
 
 KQS = (sys.executable, "-m", "kqs")
-
-Kqs = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with serving(tmp_path_factory.mktemp("owning")) as served:
         yield served
-
-
-@pytest.fixture
-def kqs(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kqs:
-    """Return a function that runs a command in this process and gives (exit code, stdout, stderr)."""
-    monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
-
-    def kqs(*arguments: str) -> tuple[int, str, str]:
-        code = run(arguments)
-        return (code, *capsys.readouterr())
-
-    return kqs
 
 
 def insert(kqs: Kqs, type_: str, count: int, **fields: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.asking import Peer, ask, eventually, peer_of, telling, until_said
-from tests.support.commands import alive, command_lines, nap, settings_of
+from tests.support.commands import alive, command_lines, nap, settings_of, until_gone, until_running
 from tests.support.serving import PLAIN_ENVIRON, SERVE, Served, serving
 
 ENDED = ("success", "fail")
@@ -24,14 +24,6 @@ ENDED = ("success", "fail")
 def ended(peer: Peer, job_id: str) -> dict[str, Any]:
     record: dict[str, Any] = eventually(lambda: peer.call("job", job_id), lambda job: job["state"] in ENDED, what="ended")
     return record
-
-
-def running(*naps: str) -> None:
-    eventually(lambda: alive(*naps), lambda found: len(found) == len(naps), what="running")
-
-
-def gone(*naps: str) -> None:
-    eventually(lambda: alive(*naps), lambda found: found == [], within_s=10, what="gone")
 
 
 def helpers_of(server: Served) -> list[int]:
@@ -80,7 +72,7 @@ def test_a_run_past_its_ttr_is_killed_and_its_lane_is_free(tmp_path: Path) -> No
         records = [ended(peer, job_id) for job_id in ids]
         assert [record["state"] for record in records] == ["fail"] * 4
         assert [record["runs"][0]["state"] for record in records] == ["ghost", "fail", "ghost", "fail"]
-        gone(deaf, slow)
+        until_gone(deaf, slow)
         assert ended(peer, peer.insert("echo", 1))["result"] == 1
         assert "ignores its cancellation" not in server.log.read_text()
 
@@ -98,12 +90,12 @@ def test_no_command_outlives_a_killed_server(tmp_path: Path, number: int) -> Non
     script = f"trap '' TERM HUP; {naps[0]} & setsid {naps[1]} & (setsid nohup {naps[2]} >/dev/null 2>&1 &); {naps[3]}"
     with serving(tmp_path, SERVE, PLAIN_ENVIRON, TYPES__long=settings_of(script)) as server:
         ask(server, "insert", {"type": "long"})
-        running(*naps)
+        until_running(*naps)
         helpers = helpers_of(server)
         assert len(helpers) == 2
         server.process.send_signal(number)
         server.process.wait(30)
-        gone(*naps)
+        until_gone(*naps)
         eventually(lambda: [pid for pid in helpers if Path(f"/proc/{pid}").exists()], lambda left: left == [])
 
 
@@ -111,9 +103,9 @@ def test_no_command_outlives_a_killed_server_even_if_it_has_stopped_its_minder(t
     left = nap()
     with serving(tmp_path, TYPES__long=settings_of(f"kill -STOP $PPID; {left}")) as server:
         ask(server, "insert", {"type": "long"})
-        running(left)
+        until_running(left)
         server.process.kill()
-        gone(left)
+        until_gone(left)
 
 
 def test_no_command_outlives_a_killed_server_whose_handler_has_forked(tmp_path: Path) -> None:
@@ -127,10 +119,10 @@ def test_no_command_outlives_a_killed_server_whose_handler_has_forked(tmp_path: 
         peer_of(server) as peer,
     ):
         peer.insert("long")
-        running(left)
+        until_running(left)
         ended(peer, peer.insert("fork", 60))
         server.process.kill()
-        gone(left)
+        until_gone(left)
 
 
 def test_a_stop_lets_commands_finish_for_grace_and_kills_the_others(tmp_path: Path) -> None:
@@ -164,11 +156,11 @@ def test_a_second_sigterm_ends_commands_with_the_server(tmp_path: Path) -> None:
     left = nap()
     with serving(tmp_path, WORKER__GRACE_S="-1", TYPES__long=settings_of(left)) as server:
         ask(server, "insert", {"type": "long"})
-        running(left)
+        until_running(left)
         server.process.send_signal(signal.SIGTERM)
         until_said(server, "waiting for runs to finish")
         assert server.stop() == 0
-        gone(left)
+        until_gone(left)
 
 
 def test_a_command_that_is_not_there_is_told_at_the_start_and_by_health(tmp_path: Path) -> None:

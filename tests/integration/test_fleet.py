@@ -29,18 +29,12 @@ from tests.support.fleet import (
     some,
 )
 from tests.support.fleet_server import LEASE_S
-from tests.support.mongodb import a_database, client_of, mongodb
+from tests.support.mongodb import a_database, client_of
 from tests.support.serving import Served
 from tests.support.storm import load_on, members
 from tests.support.wire_worker import WireWorker, working_at
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.fixture(params=[2], ids=["two beanstalkds"])

@@ -13,18 +13,12 @@ import pytest
 from tests.support.asking import Peer, RefusedError, eventually, peer_of
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.fleet import Fleet, Record, await_calm, await_state, every_record, record_if_known, some
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.serving import Served
 
 pytestmark = pytest.mark.slow
 
 NOTHING = {"fail": 0, "cancelled": 0, "deleted": 0, "open": False}
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.fixture(params=[0, 2], ids=["brokers of their own", "two beanstalkds"])

@@ -26,12 +26,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield server
 
 
-@pytest.fixture
-def peer(served: Served) -> Iterator[Peer]:
-    with peer_of(served) as peer:
-        yield peer
-
-
 def limits(peer: Peer, type_: str) -> dict[str, Any]:
     (row,) = peer.call("types", {"type": type_})
     found: dict[str, Any] = row["limits"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kqs.store.mongo.documents import Place
 from tests.support.asking import RefusedError, ask, eventually, until
-from tests.support.mongodb import MongoServer, a_database, client_of, mongodb
+from tests.support.mongodb import MongoServer, a_database, client_of
 from tests.support.serving import serving
 
 SLOW = """
@@ -21,12 +20,6 @@ import kqs
 async def slow(data, job):
     await asyncio.sleep(data if job.attempt == 1 else 0)
 """
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.fixture

@@ -47,12 +47,6 @@ def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
             yield server
 
 
-@pytest.fixture
-def peer(served: Served) -> Iterator[Peer]:
-    with peer_of(served) as peer:
-        yield peer
-
-
 def copies_of(peer: Peer, job_id: str) -> dict[str, Any]:
     record = peer.call("job", job_id)
     assert (record["type"], record["state"]) == ("order", "success")

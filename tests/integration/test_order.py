@@ -18,7 +18,7 @@ from kqs.client import Client, connect
 from kqs.errors import CallError
 from tests.support.asking import Peer, RefusedError, peer_of
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.serving import Served, serving
 
 HANDLERS = """
@@ -41,12 +41,6 @@ HELD = {"type": "held"}
 OK, BAD = {"type": "ok"}, {"type": "bad"}
 
 
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
-
-
 @pytest.fixture(params=["SQLite", "MongoDB", "MongoDB and beanstalkd"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
     (tmp_path / "order_handlers.py").write_text(HANDLERS)
@@ -64,12 +58,6 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[st
 def served(tmp_path: Path, settings: dict[str, str]) -> Iterator[Served]:
     with serving(tmp_path, **settings) as server:
         yield server
-
-
-@pytest.fixture
-def peer(served: Served) -> Iterator[Peer]:
-    with peer_of(served) as peer:
-        yield peer
 
 
 def ended(peer: Peer, job_id: str) -> dict[str, Any]:

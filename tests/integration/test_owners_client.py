@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from kqs.client import Changed, Client, connect
+from kqs.client import Changed, Client
 from kqs.client import owners as calls
 from kqs.client.runs import Run
 from kqs.errors import CallError
-from tests.support.serving import serving
-
-
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    with serving(tmp_path, WORKER__MODULES="[]", WORKER__CONCURRENCY="0") as server:
-        async with connect("127.0.0.1", server.port) as client:
-            yield client
 
 
 async def test_jobs_are_cancelled_retried_deleted_and_purged(client: Client) -> None:

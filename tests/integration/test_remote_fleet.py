@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median_low
@@ -15,7 +14,7 @@ import pytest
 from tests.support.asking import RefusedError, until
 from tests.support.fleet import Fleet, Ways, line_to, record, run_states
 from tests.support.fleet_server import LEASE_S
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.serving import Served
 from tests.support.wire_worker import WireWorker, working_at
 
@@ -25,12 +24,6 @@ NO_LANES = {"WORKER__CONCURRENCY": "0"}
 #: of held runs: longer than the others take to notice that a server is dead, and to be asked a few times
 TTR_S = 3 * LEASE_S
 HOLD = {"worker": "holder", "hold": True}
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.fixture

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from kqs.client import Client, connect
+from kqs.client import Client
 from kqs.errors import CallError
-from tests.support.serving import serving
-
-
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    with serving(tmp_path, WORKER__MODULES="[]", WORKER__CONCURRENCY="0") as server:
-        async with connect("127.0.0.1", server.port) as client:
-            yield client
 
 
 async def test_schedules_are_kept_shown_fired_suspended_and_gone(client: Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from kqs.cli import run
 from tests.support.asking import Peer, RefusedError, ask, eventually, peer_of
-from tests.support.serving import SERVE_ENVIRON, Served, serving
+from tests.support.serving import SERVE_ENVIRON, Kqs, Served, serving
 from tests.support.ticking import NOTING, first_runs
 
 CONFIG = """
@@ -46,12 +45,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(folder: Path) -> Iterator[Served]:
     with serving_in(folder) as served:
         yield served
-
-
-@pytest.fixture
-def peer(served: Served) -> Iterator[Peer]:
-    with peer_of(served) as peer:
-        yield peer
 
 
 def one(peer: Peer, name: str, count: int = 1) -> dict[str, Any]:
@@ -230,20 +223,6 @@ def test_client_cannot_pass_off_a_job_as_a_tick(peer: Peer) -> None:
         for argument in (job, [job]):
             with pytest.raises(RefusedError, match='unknown field "tick"'):
                 peer.call("insert", argument)
-
-
-Kqs = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def kqs(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Kqs:
-    monkeypatch.setenv("KQS_SERVER", f"127.0.0.1:{served.port}")
-
-    def kqs(*arguments: str) -> tuple[int, str, str]:
-        code = run(arguments)
-        return (code, *capsys.readouterr())
-
-    return kqs
 
 
 def test_all_of_it_from_the_command_line(kqs: Kqs, peer: Peer) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
 from functools import partial
 from operator import le, lt
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from tests.support.asking import RefusedError, ask, eventually, peer_of, until
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.processes import having_children
 from tests.support.serving import serving
 
@@ -177,12 +176,6 @@ def test_what_is_no_type_is_refused(folder: Path, argument: object) -> None:
         for name in ("suspend", "resume"):
             with pytest.raises(RefusedError, match="bad_call"):
                 ask(server, name, argument)
-
-
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.mark.parametrize("broker", ["memory", "beanstalkd"])

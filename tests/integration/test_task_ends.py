@@ -14,7 +14,7 @@ import pytest
 from kqs.errors import ExitCode
 from tests.support.asking import ask
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.mortal_tasks import SOCKET
 from tests.support.serving import SERVE, SERVE_ENVIRON, STOPPED_WITHIN_S, Served, serving
 
@@ -30,12 +30,6 @@ MORTAL = {
 }
 
 Settings = Callable[[], dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def mongodb_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +85,11 @@ def test_a_task_that_ends_unasked_stops_the_server(tmp_path: Path, how: str) -> 
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_so_does_one_of_the_shared_engines(tmp_path: Path, how: str, mongodb_uri: str, beanstalkd_address: str) -> None:
+def test_so_does_one_of_the_shared_engines(tmp_path: Path, how: str, server_uri: str, beanstalkd_address: str) -> None:
     def settings() -> dict[str, str]:
         return {
             "STORE__KIND": "mongodb",
-            "STORE__URI": a_database(mongodb_uri),
+            "STORE__URI": a_database(server_uri),
             "BROKER__KIND": "beanstalkd",
             "BROKER__SERVERS": f'["{beanstalkd_address}"]',
         }

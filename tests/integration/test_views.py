@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.asking import Peer, RefusedError, ask, eventually, peer_of, until
-from tests.support.mongodb import a_database, mongodb
+from tests.support.mongodb import a_database
 from tests.support.processes import having_children, pids
 from tests.support.serving import Served, serving
 
@@ -29,12 +29,6 @@ async def fail(data):
 """
 
 
-@pytest.fixture(scope="module")
-def server_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with mongodb(tmp_path_factory.mktemp("mongodb")) as uri:
-        yield uri
-
-
 @pytest.fixture(params=["sqlite", "mongodb"])
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
     (tmp_path / "sleeper.py").write_text(SLEEPER)
@@ -44,12 +38,6 @@ def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Served]:
         settings |= {"STORE__KIND": "mongodb", "STORE__URI": a_database(uri)}
     with serving(tmp_path, **settings) as server:
         yield server
-
-
-@pytest.fixture
-def peer(served: Served) -> Iterator[Peer]:
-    with peer_of(served) as peer:
-        yield peer
 
 
 def reason(peer: Peer, job_id: str, wanted: str) -> dict[str, Any]:

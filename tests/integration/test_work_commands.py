@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.asking import Peer, eventually, peer_of, telling, until_said
-from tests.support.commands import alive, nap
+from tests.support.commands import alive, nap, until_gone, until_running
 from tests.support.serving import SERVE_ENVIRON, Served, free_port, serving
 from tests.support.working import WORK, working
 
@@ -35,14 +35,6 @@ def config(folder: Path, **scripts: str) -> str:
 def ended(peer: Peer, job_id: str, *states: str) -> dict[str, Any]:
     record: dict[str, Any] = eventually(lambda: peer.call("job", job_id), lambda job: job["state"] in (states or ENDED))
     return record
-
-
-def running(*naps: str) -> None:
-    eventually(lambda: alive(*naps), lambda found: len(found) == len(naps), what="running")
-
-
-def gone(*naps: str) -> None:
-    eventually(lambda: alive(*naps), lambda found: found == [], within_s=10, what="gone")
 
 
 def test_jobs_are_run_by_commands_beside_handlers_and_none_without_either_is_asked_for(tmp_path: Path, server: Served) -> None:
@@ -82,9 +74,9 @@ def test_no_command_outlives_a_killed_worker_and_its_run_goes_back_at_once(tmp_p
     with peer_of(server) as peer:
         with working(tmp_path, server, "--config", path) as worker:
             job_id = peer.insert("long", ttr=600)
-            running(*naps)
+            until_running(*naps)
             worker.stop(signal.SIGKILL)
-            gone(*naps)
+            until_gone(*naps)
         with working(tmp_path, server, "--config", path):
             assert [run["state"] for run in ended(peer, job_id)["runs"]] == ["ghost", "success"]
 
@@ -97,9 +89,9 @@ def test_a_run_that_the_server_gives_up_is_killed_and_its_lane_is_free(
     path = config(tmp_path, deaf=f"trap '' TERM; setsid {deaf} & {deaf}; {deaf}", one="echo 1")
     with working(tmp_path, server, "--concurrency", "1", "--config", path) as worker, peer_of(server) as peer, telling(worker):
         job_id = peer.insert("deaf", **options)
-        running(deaf, deaf)
+        until_running(deaf, deaf)
         assert ended(peer, job_id)["state"] == "fail"
-        gone(deaf)
+        until_gone(deaf)
         assert ended(peer, peer.insert("one"))["result"] == 1
         assert "ignores its cancellation" not in worker.log.read_text()
 
@@ -110,7 +102,7 @@ def test_a_stop_lets_commands_finish_for_grace_and_kills_the_others(tmp_path: Pa
     path = config(tmp_path, long=f"setsid {left} & {left}", quick=quick)
     with working(tmp_path, server, "--grace", "2", "--config", path) as worker, peer_of(server) as peer:
         long_id, quick_id = peer.insert("long"), peer.insert("quick")
-        running(left, left)
+        until_running(left, left)
         eventually((tmp_path / "began").exists, bool)
         worker.process.send_signal(signal.SIGTERM)
         until_said(worker, "waiting for runs to finish")
@@ -130,15 +122,15 @@ def test_a_command_whose_server_is_killed_is_killed_too_unless_it_is_held(tmp_pa
     with working(tmp_path, server, *["--hold"] * hold, "--config", path) as worker, telling(worker):
         with peer_of(server) as peer:
             job_id = peer.insert("long", ttr=60)
-        running(left)
+        until_running(left)
         server.stop(signal.SIGKILL)
         until_said(worker, "the connection was lost")
         if hold:
-            running(left)
+            until_running(left)
             (tmp_path / "go").touch()
             subprocess.run(["pkill", "-x", "-f", left], check=True)
         else:
-            gone(left)
+            until_gone(left)
         with (
             serving(tmp_path, WORKER__CONCURRENCY="0", SERVER__PORT=str(server.port)) as again,
             peer_of(again) as peer,

@@ -12,6 +12,7 @@ from kqs.job import Claim, Run
 from kqs.minding.limits import Limits
 from kqs.options import Options
 from kqs.outcome import Outcome
+from tests.support.asking import eventually
 
 
 def settings_of(script: str, **more: object) -> str:
@@ -28,6 +29,16 @@ def alive(*naps: str) -> list[str]:
     """Return which of these commands run on this machine."""
     lines = [" ".join(words) for words in command_lines().values()]
     return [line for line in lines if line in naps]
+
+
+def until_running(*naps: str) -> None:
+    """Wait until each of these commands runs, as often as it is named."""
+    eventually(lambda: alive(*naps), lambda found: len(found) == len(naps), what="running")
+
+
+def until_gone(*naps: str) -> None:
+    """Wait until none of these commands runs any more."""
+    eventually(lambda: alive(*naps), lambda found: found == [], within_s=10, what="gone")
 
 
 def command_lines() -> dict[int, list[str]]:

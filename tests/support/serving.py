@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,6 +49,10 @@ def free_port() -> int:
         if len(_claims) > _MAX_CLAIMS:
             _claims.popleft().close()
         return port
+
+
+#: runs a command of the terminal; returns its exit code, and what it wrote to stdout and stderr
+Kqs = Callable[..., tuple[int, str, str]]
 
 
 class Served:
