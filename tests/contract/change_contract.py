@@ -317,7 +317,7 @@ class ChangeContract(PageContract):
         assert [(one.attempt, one.state, one.error, one.worker) for one in record.runs] == [(1, "fail", "oops", "w1")]
         assert await states(store) == {"mail": {State.RETRY: 1}}
 
-    async def test_its_runs_stay(self, store: Store, run_one: RunOne, now: float) -> None:
+    async def test_a_retried_job_keeps_its_earlier_runs(self, store: Store, run_one: RunOne, now: float) -> None:
         run = await run_one()
         await store.report([a_report(run.claim, State.RETRY, "fail", at=now + 1, error="first")])
         (run,) = await store.claim([an_entry(0)], "w2", now + 1)
@@ -375,7 +375,7 @@ class ChangeContract(PageContract):
         assert sorted(await insert(a_job(0), a_job(1, id="mine"))) == [FIRST, FIRST + 1]
         assert await states(store) == {"mail": {State.RETRY: 2}}
 
-    async def test_its_id_is_taken(self, store: Store, insert: Insert, now: float) -> None:
+    async def test_the_id_of_a_retried_job_stays_taken(self, store: Store, insert: Insert, now: float) -> None:
         await insert(an_ended(0, State.FAIL, at=now))
         await change(store, Verb.RETRY, now=now + 1)
         assert await insert(a_job(9, id=IDS.of(FIRST))) == [FIRST + 9]

@@ -62,7 +62,9 @@ async def state_of(store: MongoStore, n: int = 0) -> tuple[State, int]:
     return record.state, record.attempt
 
 
-async def test_away_and_back(store: MongoStore, proxy: MongoProxy, now: float) -> None:
+async def test_what_is_asked_of_a_server_that_is_away_is_refused_and_done_once_it_is_back(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
     run = await claim_one(store, now)
     await proxy.cut()
     asked = [store.insert([a_job(1)], 2, "w1", now), store.report([a_report(run.claim, at=now)]), store.counts(), store.sync()]

@@ -90,7 +90,7 @@ async def check(names: Names, seq: int, lost: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("seq", range(RECORDS + 1))
-async def test_a_flipped_bit_anywhere(seq: int) -> None:
+async def test_a_flipped_bit_stops_a_start_unless_it_hit_what_is_stored_or_the_end(seq: int) -> None:
     names = await a_folder(seq)
     for number in range(1, SEGMENTS + 1):
         first = (number - 1) * BATCHES
@@ -105,7 +105,7 @@ async def test_a_flipped_bit_anywhere(seq: int) -> None:
 
 
 @pytest.mark.parametrize("seq", range(RECORDS + 1))
-async def test_a_last_segment_cut_anywhere(seq: int) -> None:
+async def test_a_last_segment_that_is_cut_short_stops_no_start(seq: int) -> None:
     names = await a_folder(seq)
     whole = names[segment(SEGMENTS)]
     for length in range(0, len(whole), 7):
@@ -117,7 +117,7 @@ async def test_a_last_segment_cut_anywhere(seq: int) -> None:
 
 @pytest.mark.parametrize("seq", range(RECORDS + 1))
 @pytest.mark.parametrize("number", range(1, SEGMENTS + 1))
-async def test_a_missing_segment(seq: int, number: int) -> None:
+async def test_a_missing_segment_stops_a_start_where_it_leaves_a_hole_that_is_not_stored(seq: int, number: int) -> None:
     names = await a_folder(seq)
     del names[segment(number)]
     first = (number - 1) * BATCHES
@@ -126,7 +126,7 @@ async def test_a_missing_segment(seq: int, number: int) -> None:
 
 
 @pytest.mark.parametrize("seq", [3, 4, 5, RECORDS])
-async def test_damage_in_two_places(seq: int) -> None:
+async def test_damage_in_two_places_stops_no_start_where_both_are_stored(seq: int) -> None:
     names = await a_folder(seq)
     size = HEADER_BYTES + BATCHES * BATCH_BYTES
     places = [(number, at) for number in range(1, SEGMENTS + 1) for at in (5, 30, 100, *range(HEADER_BYTES, size, 23))]

@@ -131,7 +131,7 @@ def test_a_job_that_expires_in_line_is_told(tmp_path: Path) -> None:
         assert all_answers(server, hot(1, "nobody", expire=0.1))[-1]["e"]["message"] == "expired"
 
 
-def test_job_waits_too(tmp_path: Path) -> None:
+def test_a_call_of_job_waits_for_the_end_of_one_that_leaves_no_record(tmp_path: Path) -> None:
     with serving(tmp_path) as server, peer_of(server) as worker, peer_of(server) as client:
         job_id = client.insert("mail", keep=0)
         client.send("job", {"id": job_id, "wait": 20})

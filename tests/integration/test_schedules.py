@@ -277,7 +277,7 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(kqs: Kqs, arguments: list[st
     assert (found, out, err.count("\n")) == (code, "", 1)
 
 
-def test_numbers_are_counted(served: Served, peer: Peer) -> None:
+def test_schedules_and_ticks_are_counted_in_stats(served: Served, peer: Peer) -> None:
     before = peer.call("stats")
     peer.call("schedule", {"name": "count", "every": 0.1, "job": JOB})
     until_ticked(peer, "count")

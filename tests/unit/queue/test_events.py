@@ -93,7 +93,9 @@ async def test_a_jobs_way_is_told_in_its_order_and_in_batches(rig: Rig) -> None:
         (Again(9.0), {}, ["retry"]),
     ],
 )
-async def test_each_end_is_one(rig: Rig, outcome: Outcome, options: dict[str, float], words: list[str]) -> None:
+async def test_each_way_for_a_run_to_end_is_an_event(
+    rig: Rig, outcome: Outcome, options: dict[str, float], words: list[str]
+) -> None:
     hand = rig.hand(1)
     job = an_accepted(1)
     job.options = msgspec.json.encode(options) if options else None

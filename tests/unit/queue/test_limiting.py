@@ -68,7 +68,7 @@ async def test_a_run_that_is_cancelled_has_its_slot_until_its_handler_has_ended(
     assert (await hand.take()).claim != run.claim
 
 
-async def test_it_holds_no_lane(rig: Rig) -> None:
+async def test_a_job_over_its_limit_holds_no_lane(rig: Rig) -> None:
     hand = rig.hand(2, "mail", "video")
     await say(rig, max_running=1)
     await rig.accept(*(an_accepted(n) for n in range(5)), an_accepted(5, "video"))

@@ -52,7 +52,7 @@ def test_ok_ends_the_job_with_its_result() -> None:
     assert (report.state, report.run_state, report.result, report.drop_at) == (State.SUCCESS, "success", b"7", NOW + 3600)
 
 
-def test_again_costs_nothing() -> None:
+def test_a_handler_that_asks_to_run_again_costs_no_retry() -> None:
     report = judge.outcome(a_run(failures=2), Options(retries=0), Again(5), NOW)
     assert (report.state, report.due_at, report.failures) == (State.RETRY, NOW + 5, 2)
 

@@ -158,7 +158,9 @@ async def test_handlers_wait_for_nobody_else_and_nobody_for_them(bench: Bench) -
     assert bench.store.values == [{2: b"2"}]
 
 
-async def test_threads_may_save(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_threads_save_at_once_and_the_last_value_of_each_run_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SAVE_S", 0.05)
     contexts = [bench.context(a_run(n)) for n in range(4)]
 

@@ -198,7 +198,7 @@ def test_day_of_month_and_of_week_are_both_meant_where_either_begins_with_a_star
         ("05-5/10 1-1/2 * * tue-tue/3", "2026-12-01T01:05:00+00:00"),
     ],
 )
-def test_macros_and_words(macro: str, at: str) -> None:
+def test_macros_and_names_of_days_tick_when_cron_has_them(macro: str, at: str) -> None:
     assert after(macro, "UTC", "2026-11-29T01:30:00+00:00") == at
 
 

@@ -166,7 +166,7 @@ def test_the_names_of_control_fields_may_stand_elsewhere(text: bytes) -> None:
     assert len(decode_jobs(b"[" + text + b"," + text + b"]")) == 2
 
 
-def test_levels_are_limited() -> None:
+def test_a_job_of_more_than_64_levels_is_refused() -> None:
     def job(levels: int) -> bytes:
         return b'{"type":"a","data":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
 

@@ -32,7 +32,7 @@ def test_it_is_told_by_its_key_or_by_an_array(line: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b'{"n":"ping"}', b'{"n":"echo","m":{"jsonrpc":"2.0"}}', b'{"jsonrpc"', rb'{"n":"\u0061"}', b""]
 )
-def test_all_else_is_not(line: bytes) -> None:
+def test_no_other_line_is_one_of_json_rpc(line: bytes) -> None:
     assert not finish(telling_jsonrpc(line))
 
 

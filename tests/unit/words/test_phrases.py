@@ -22,7 +22,7 @@ from kqs.words.phrases import counted, in_words
         ({"type": "null"}, "null"),
     ],
 )
-def test_a_schema_in_words(schema: dict[str, Any], words: str) -> None:
+def test_a_schema_is_put_in_words(schema: dict[str, Any], words: str) -> None:
     assert in_words(schema) == words
 
 

@@ -82,7 +82,7 @@ def put(session: Session, made: list[Accepted]) -> None:
         ),
     ],
 )
-def test_inserts(session: Session, made: dict[str, Any]) -> None:
+def test_an_insert_of_many_takes_few_statements(session: Session, made: dict[str, Any]) -> None:
     statements, known = counted(session, lambda: insert.insert(session, jobs(**made), 1, "w", NOW))
     assert known == []
     assert statements < FEW
@@ -100,7 +100,7 @@ def test_plain_jobs_that_ended_well_cost_no_more_statements_than_new_ones(
 
 
 @pytest.mark.parametrize("made", [{}, {"data": BULK}, {"expire_at": NOW + 1}], ids=["plain", "bulk", "expiring"])
-def test_claims(session: Session, made: dict[str, Any]) -> None:
+def test_a_claim_of_many_takes_few_statements(session: Session, made: dict[str, Any]) -> None:
     put(session, jobs(**made))
     statements, runs = counted(session, lambda: claim.claim(session, entries(), "w", NOW))
     assert len(runs) == JOBS
@@ -116,7 +116,7 @@ def test_claims(session: Session, made: dict[str, Any]) -> None:
         pytest.param({"state": State.RETRY, "due_at": NOW + 5, "error": "no"}, id="waiting"),
     ],
 )
-def test_reports(session: Session, ended: dict[str, Any]) -> None:
+def test_a_report_of_many_takes_few_statements(session: Session, ended: dict[str, Any]) -> None:
     put(session, jobs(claimed_at=NOW))
     reports = ends(**ended)
     statements, verdicts = counted(session, lambda: report.report(session, reports))
@@ -124,14 +124,14 @@ def test_reports(session: Session, ended: dict[str, Any]) -> None:
     assert statements < FEW
 
 
-def test_wake(session: Session) -> None:
+def test_waking_many_takes_few_statements(session: Session) -> None:
     put(session, jobs(due_at=NOW + 1))
     statements, woken = counted(session, lambda: schedule.wake(session, NOW + 1, JOBS, 100))
     assert len(woken) == JOBS
     assert statements < FEW
 
 
-def test_expire_whatever_each_job_says_of_its_retention(session: Session) -> None:
+def test_expiring_many_takes_few_statements_whatever_each_says_of_its_retention(session: Session) -> None:
     put(session, jobs(expire_at=NOW, options=lambda job: b'{"keep":%d}' % job.order))
     statements, ended = counted(session, lambda: schedule.expire(session, NOW, JOBS, None, {}))
     assert len(ended) == JOBS
@@ -140,7 +140,7 @@ def test_expire_whatever_each_job_says_of_its_retention(session: Session) -> Non
     assert drop_at == JOBS * NOW + sum(range(1, JOBS + 1))
 
 
-def test_sweep_of_many_types(session: Session) -> None:
+def test_a_sweep_of_many_types_takes_few_statements(session: Session) -> None:
     put(session, jobs(type=lambda job: f"t{job.order}", claimed_at=NOW))
     report.report(session, ends(type=lambda one: f"t{one.claim.order}", drop_at=NOW))
     statements, swept = counted(session, lambda: retention.sweep(session, NOW, JOBS, JOBS + 1))
