@@ -18,12 +18,6 @@ class Page(BaseModel):
     number: int
 
 
-class Liar(msgspec.Struct):
-    @property
-    def __dict__(self) -> Any:  # type: ignore[override]  # that is the fault
-        raise KeyError("no")
-
-
 def deep(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
