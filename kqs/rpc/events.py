@@ -23,7 +23,9 @@ class EventsQuery(Parameters, frozen=True, kw_only=True):
     RULES: ClassVar = {"types": check_types}
 
     types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] | None = None
-    events: Annotated[list[Word], Meta(min_length=1)] | None = None
+    events: (
+        Annotated[list[Word], Meta(min_length=1, extra_json_schema={"expected": f"a list of some of {', '.join(Word)}"})] | None
+    ) = None
 
 
 def listen(peer: Peer, call: Call) -> None:

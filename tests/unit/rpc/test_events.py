@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -102,6 +103,13 @@ async def test_a_reader_hears_what_it_asks_for(talk: Talk) -> None:
     talk.happen(an_accepted(1, "a"), an_accepted(2, "c"), an_accepted(3, "b"))
     talk.happen(an_accepted(4, "a"), word=Word.CREATED)
     assert [event["type"] for event in await talk.events(2)] == ["a", "b"]
+
+
+async def test_an_unknown_event_is_refused_with_those_that_there_are(talk: Talk) -> None:
+    (answer,) = talk.say("events", {"events": ["created", "nope"]})
+    assert re.fullmatch(
+        r'events: expected a list of some of created, queued, .+, got \["created","nope"\]', answer["e"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
