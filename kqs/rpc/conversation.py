@@ -197,7 +197,7 @@ class Conversation:
         if calls is None:
             return False
         self._dialect = Dialect.QRPC
-        self._inserts_came_last = False
+        self._inserts_came_last = len(calls) == 1 and calls[0].name == "insert"  # the next one may be plain
         answered = self._answer_plain(calls)
         if answered < len(calls):
             self._run_calls(calls[answered:], len(chunk))

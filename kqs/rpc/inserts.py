@@ -1,7 +1,7 @@
 """The insert call: what a peer sends goes to the node's inserter (kqs.inserter), and what becomes of it goes to the peer.
 
 Two ways in. `insert_lines` takes a whole received chunk whose every line is a plain insert of one job, which becomes one
-record; `insert` takes any other insert call, in particular one that waits for its job's end (kqs.rpc.hotjobs). Nothing is
+record, also if a lone one waits for its job's end (kqs.rpc.hotjobs); `insert` takes any other insert call. Nothing is
 answered before the record is flushed. The journal settles records in order, so an answered insert means that all earlier ones
 of its connection are flushed too.
 """
@@ -9,12 +9,13 @@ of its connection are flushed too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError, JournalError
-from kqs.inserter import Answer
+from kqs.inserter import Answer, Settled
 from kqs.journal.format import Record
 from kqs.options import PlainJob
 from kqs.rpc.context import MAX_ORDERED_BYTES, Context
@@ -40,10 +41,17 @@ def insert_lines(peer: Peer, chunk: bytes, inserts: qrpc.Inserts) -> bool:
     given_ids = [] if count == 1 and jobs[0].id is None else [job.id for job in jobs if job.id is not None]
     if context.draining or (given_ids and inserter.may_make_any(given_ids)):
         return False
-    if (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):
+    if inserts.wait_s is None and (type(jobs[0]) is not PlainJob or context.backend.has_waits) and may_any_wait(context, jobs):
         return False
     if not inserter.are_alone(jobs) or (type(jobs[0]) is not PlainJob and any(map(is_ordered, jobs))):
         return False
+    if inserts.wait_s:
+        call = detached(Call("insert", id=inserts.ids[0]))
+        try:
+            _insert_waiting(peer, call, [None], inserts.wait_s, partial(inserter.keep_lines, chunk, jobs))
+        except (CallError, JournalError) as error:
+            peer.refuse(call, *translate(error))
+        return True
 
     def settled(record: Record, error: JournalError | None) -> None:
         if error is None:
@@ -192,30 +200,47 @@ def _insert_checked(peer: Peer, call: Call, given: Given, adopted: bool, waits_s
     context, is_array = peer.context, given.is_array
     inserter = context.inserter
     own_ids = [job.id for job in given.jobs]
+    keep = partial(inserter.keep, given, adopted=adopted)
+    if waits_s:
+        _insert_waiting(peer, call, own_ids, waits_s, keep)
+        return
 
     def settled(record: Record, error: JournalError | None) -> None:
         if error is None:
             context.counters.jobs_inserted += len(own_ids)
             ids = inserter.ids_of(own_ids, record.first_order)
-            answer = _encode(ids if is_array else ids[0])
-            if hotjob is None:
-                peer.answer(call, answer)
-            else:
-                peer.event(call, answer)
-                hotjob.begin(waits_s)
+            peer.answer(call, _encode(ids if is_array else ids[0]))
         else:
-            if hotjob is not None:
-                hotjob.leave()
             peer.refuse(call, *translate(error))
         peer.settle_flushed(record)
 
-    hotjob: Hotjob | None = None
-    if waits_s:
-        check_room(peer)
-    record = inserter.keep(given, settled, adopted=adopted)
+    peer.await_flush(keep(settled))
+
+
+def _insert_waiting(
+    peer: Peer, call: Call, own_ids: list[str | None], waits_s: float, keep: Callable[[Settled], Record]
+) -> None:
+    """Keep one job and answer the call when that has ended.
+
+    Args: own_ids: that of the job, if it brought one. keep: journals it. Raises: CallError, JournalError: it was not kept.
+    """
+    check_room(peer)
+    context = peer.context
+
+    def settled(record: Record, error: JournalError | None) -> None:
+        if error is None:
+            context.counters.jobs_inserted += 1
+            peer.event(call, _encode(job_id))
+            hotjob.begin(waits_s)
+        else:
+            hotjob.leave()
+            peer.refuse(call, *translate(error))
+        peer.settle_flushed(record)
+
+    record = keep(settled)
     peer.await_flush(record)
-    if waits_s:
-        hotjob = Hotjob(peer, call, inserter.ids_of(own_ids, record.first_order)[0])
+    (job_id,) = context.inserter.ids_of(own_ids, record.first_order)
+    hotjob = Hotjob(peer, call, job_id)
 
 
 def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> None:

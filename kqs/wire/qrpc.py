@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from operator import itemgetter
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from kqs.errors import CallError
 from kqs.ids import digits_of
-from kqs.options import Job, JobFields, PlainJob, is_told
+from kqs.options import Job, JobFields, PlainJob, TypeName, Wait, is_told
 from kqs.wire import clean, envelope, replayed, strict
 from kqs.wire.call import NULL, BadLine, Call
 from kqs.wire.members import Reader
@@ -56,20 +56,38 @@ _ID_BYTES = len(b'"id":,')
 _M_BYTES = len(b',"m":')
 _DATA_BYTES = len(b',"data":')
 _JOB_ID_BYTES = len(b',"id":""')
+_WAIT_BYTES = len(b',"wait":')
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Inserts(msgspec.Struct, gc=False):
-    """A chunk of inserts of one job each: the jobs, and the id of each call as JSON (None: it has none), in line order."""
+    """A chunk of inserts of one job each: the jobs, and the id of each call as JSON (None: it has none), in line order.
+
+    wait_s: of a lone job that is plain but for its `wait`, which it has no more; None: `jobs` say it.
+    """
 
     jobs: list[Job]
     ids: list[Raw | None]
+    wait_s: float | None = None
 
 
 class _PlainInsert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     n: Literal["insert"]
     m: PlainJob
+    id: Raw = _NO_ID
+    v: Literal[1] | UnsetType = UNSET
+
+
+class _WaitingJob(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: TypeName
+    wait: Raw
+    data: Raw = _NO_DATA
+
+
+class _WaitingInsert(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    n: Literal["insert"]
+    m: _WaitingJob
     id: Raw = _NO_ID
     v: Literal[1] | UnsetType = UNSET
 
@@ -91,6 +109,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 _plain_insert = msgspec.json.Decoder(_PlainInsert)
 _decode_plain_insert = _plain_insert.decode
 _decode_plain_inserts = _plain_insert.decode_lines
+_decode_waiting_insert = msgspec.json.Decoder(_WaitingInsert).decode
+_decode_wait: Callable[[Raw], float] = msgspec.json.Decoder(Wait).decode
 _decode_full_inserts = msgspec.json.Decoder(_Insert).decode_lines
 _decode_lines = msgspec.json.Decoder(_Line).decode_lines
 
@@ -131,15 +151,23 @@ def _decode_lone(line: bytes) -> Inserts | None:
     """
     if b"\\" in line or not line.isascii() or line.count(b"{") + line.count(b"[") > strict.MAX_DEPTH:
         return None
+    wait_s: float | None = None
     try:
-        call = _decode_plain_insert(line)
+        if b'"wait"' in line:
+            waiting = _decode_waiting_insert(line)
+            call_id, version, wait = waiting.id, waiting.v, waiting.m.wait
+            job = PlainJob(waiting.m.type, waiting.m.data)
+            wait_s = _decode_wait(wait)
+            fewest_bytes = _INSERT_BYTES + len(job.type) + _WAIT_BYTES + len(wait)
+        else:
+            call = _decode_plain_insert(line)
+            job, call_id, version = call.m, call.id, call.v
+            fewest_bytes = _INSERT_BYTES + len(job.type)
     except (ValueError, RecursionError):
         return None
-    job, call_id = call.m, call.id
-    fewest_bytes = _INSERT_BYTES + len(job.type)
     if job.data is not _NO_DATA:
         fewest_bytes += _DATA_BYTES + len(job.data)
-    if call.v is not UNSET:
+    if version is not UNSET:
         fewest_bytes += _V_BYTES
     if call_id is not _NO_ID:
         fewest_bytes += _ID_BYTES + len(call_id)
@@ -147,7 +175,7 @@ def _decode_lone(line: bytes) -> Inserts | None:
             return None
     if len(line) != fewest_bytes or not clean.is_known(job.type):
         return None
-    return Inserts([job], [None if call_id is _NO_ID else call_id])
+    return Inserts([job], [None if call_id is _NO_ID else call_id], wait_s)
 
 
 def _found(calls: Sequence[_PlainInsert | _Insert | _Line], ids: list[Raw | None]) -> tuple[int, int, int]:

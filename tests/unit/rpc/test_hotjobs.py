@@ -9,6 +9,7 @@ import pytest
 
 from kqs.errors import JournalFailedError
 from kqs.job import JobRecord
+from kqs.options import PlainJob
 from kqs.rpc import context as contexts
 from kqs.rpc import standing
 from kqs.states import State
@@ -110,6 +111,31 @@ async def test_nothing_waits_with_zero_in_an_array_or_unheard() -> None:
     answers = await talk.settled(*pieces)
     assert [answer["m"] for answer in answers] == ["a", ["b"], "c", "d", "e"]
     assert talk.backend.waiting == {}
+
+
+async def test_a_job_that_is_plain_but_for_its_wait_is_kept_as_a_plain_one_whatever_was_asked_before() -> None:
+    talk = Conversing()
+    line = b'{"id":1,"n":"insert","m":{"type":"x","wait":5}}\n'
+    await heard(talk, b'{"id":1,"n":"insert","m":{"type":"x"}}\n', b'{"n":"ping"}\n')
+    for _ in range(2):  # the first is taken for any call, as the last one was
+        (answer,) = await heard(talk, line)
+        assert answer["s"] == "ok"
+        (answer,) = tell(talk, ended(), answer["m"])
+        assert answer["s"] == "end"
+    record = talk.backend.journal.records[-1]
+    assert (record.payload, record.jobs) == (line, [PlainJob("x")])
+    assert talk.context.waits == 0
+    assert talk.context.counters.jobs_inserted == 3
+
+
+async def test_a_plain_job_that_may_not_wait_is_refused_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "MAX_WAITS", 0)
+    talk = Conversing()
+    await heard(talk, b'{"id":1,"n":"insert","m":{"type":"x"}}\n')
+    (refused,) = await heard(talk, b'{"id":1,"n":"insert","m":{"type":"x","wait":5}}\n')
+    assert refused["e"]["code"] == "busy"
+    assert len(talk.backend.journal.records) == 1
+    assert talk.conversation.is_idle
 
 
 async def test_a_type_waits_by_default() -> None:

@@ -155,6 +155,32 @@ class TestInserts:
         both = decode_inserts(line * 2)
         assert decode_inserts(line) == (both and qrpc.Inserts(both.jobs[:1], both.ids[:1]))
 
+    @pytest.mark.parametrize("wait", [b"0", b"10", b"0.5", b"1e1", b"604800"])
+    def test_a_line_alone_that_is_plain_but_for_its_wait_says_that_apart(self, wait: bytes) -> None:
+        assert decode_inserts(INSERT) is not None  # from here on the type is known
+        line = b'{"v":1,"id":7,"n":"insert","m":{"type":"a","data":[1, 2],"wait":%b}}\n' % wait
+        assert decode_inserts(line) == qrpc.Inserts([PlainJob("a", Raw(b"[1, 2]"))], [Raw(b"7")], float(wait))
+        assert qrpc.replay_calls(line) == [JobFields(type="a", data=Raw(b"[1, 2]"), wait=float(wait))]
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            b'"type":"a","wait":null',
+            b'"type":"a", "wait":5',
+            b'"type":"a","wait":5,"prio":1',
+            b'"type":"a","wait":5,"id":"mine"',
+            b'"type":"never seen","wait":5',
+            b'"type":"a","data":{"wait":5}',
+        ],
+    )
+    def test_a_wait_beside_which_anything_is_in_doubt_is_left_in_the_job(self, job: bytes) -> None:
+        assert decode_inserts(INSERT) is not None
+        line = b'{"n":"insert","m":{%b}}\n' % job
+        inserts = decode_inserts(line)
+        assert inserts is not None
+        assert inserts.wait_s is None
+        assert inserts.jobs == qrpc.replay_calls(line)
+
     @pytest.mark.parametrize(
         "chunk",
         [
@@ -188,6 +214,11 @@ class TestInserts:
             '{"n":"insert","m":{"type":"%s"}}\n'.replace("%s", "é" * 101).encode(),
             b'{"n":"insert","m":{"type":"a","delay":1,"at":5}}\n',
             b'{"n":"insert","m":{"type":"a","at":"noon"}}\n',
+            b'{"n":"insert","m":{"type":"a","wait":-1}}\n',
+            b'{"n":"insert","m":{"type":"a","wait":604801}}\n',
+            b'{"n":"insert","m":{"type":"a","wait":"5"}}\n',
+            b'{"n":"insert","m":{"type":"a","type":"b","wait":5}}\n',
+            b'{"n":"insert","m":{"type":"a","wait":5,"auth":{}}}\n',
             b'{"v":2,"n":"insert","m":{"type":"a"}}\n',
             b'{"id":true,"n":"insert","m":{"type":"a"}}\n',
             b'{"id":null,"n":"insert","m":{"type":"a"}}\n',
