@@ -122,7 +122,7 @@ class Gathering:
         rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
         while not (self._hurried or self._is_ending or self._asked.open):
             if self._is_wanted:
-                if not (self._may_claim() and self._is_ordered() and (self._claims.of_held() or self._is_served())):
+                if self._held.is_all_claimed or not self._is_claimed_or_served():
                     return self._wanted_jobs(age_s(), came_jobs)
                 self._is_wanted = False
             if is_holding := self._is_holding(age_s(), came_jobs):
@@ -139,6 +139,10 @@ class Gathering:
             self._speeds = self._speeds.after_rest(came_jobs, since_s)
         self._is_wanted = False
         return pace.BATCH_JOBS
+
+    def _is_claimed_or_served(self) -> bool:
+        """Claim of what waits here what lanes have room for; tell whether that is under way, or nothing would come of it."""
+        return self._may_claim() and self._is_ordered() and (self._claims.of_held() or self._is_served())
 
     def _is_served(self) -> bool:
         """Tell whether what waits here would give nobody a job now, and those who asked for some will be back soon."""

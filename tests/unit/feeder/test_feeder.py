@@ -14,6 +14,7 @@ from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.filter import Filter
 from kqs.journal import Journal, Kind, Record
+from kqs.queue.limiting import Said
 from kqs.states import State
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
@@ -93,6 +94,28 @@ async def test_ends_go_into_the_store_though_no_run_follows(feeding: Feeding) ->
     await hand.end(await hand.take())
     clock.advance(kqs.feeder.pace.ENDS_MOST_S)
     await until(lambda: feeder.fed_seq == 1)
+    assert await feeding.state(order) is State.SUCCESS
+
+
+async def test_an_end_that_somebody_waits_for_is_stored_though_what_waited_here_last_may_not_begin(
+    feeding: Feeding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kqs.feeder.pace, "ENDS_MOST_S", 3600)
+    await feeding.rig.queue.limiting.say("mail", Said(max_running=1))
+    hand = feeding.rig.hand(3, "mail", "other")
+    feeder = await feeding.start()
+    last = [await feeding.insert(b'{"type":"mail"}') for _ in range(2)][-1]
+    await hand.take()
+    async with asyncio.timeout(10):
+        while await feeding.rig.store.job(feeding.ids.of(last)) is None:
+            feeding.rig.queue.wishes.more()
+            feeding.rig.clock.advance(0.02)
+            await asyncio.sleep(0)
+    order = await feeding.insert(b'{"type":"other"}')
+    await hand.end(await hand.take())
+    assert feeder.fed_seq == 2
+    feeding.rig.queue.wishes.sooner()
+    await until(lambda: feeder.fed_seq == 3)
     assert await feeding.state(order) is State.SUCCESS
 
 
