@@ -62,12 +62,24 @@ def check_room(peer: Peer) -> None:
 class Hotjob:
     """One call that waits for a job to end, which it is told after `begin`."""
 
-    def __init__(self, peer: Peer, call: Call, job_id: str, answer: Callable[[End], None] | None = None) -> None:
-        """Listen from now on. Args: call: detached. answer: gives the end, in the place of what an insert is answered."""
+    def __init__(
+        self,
+        peer: Peer,
+        call: Call,
+        job_id: str,
+        answer: Callable[[End], None] | None = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
+        """Listen from now on.
+
+        Args: call: detached. answer: gives the end, in the place of what an insert is answered. settle: leads to `begin`, if
+            the end is told before: None: whoever made this comes to it by itself.
+        """
         self._peer = peer
         self._call = call
         self._job_id = job_id
         self._answer = answer or self._answer_insert
+        self._settle = settle
         self._told = self._tell  # bound once, so that it is found again
         self._timer: asyncio.TimerHandle | None = None
         self._has_begun = False
@@ -81,6 +93,7 @@ class Hotjob:
     def begin(self, wait_s: float) -> None:
         """Answer the call when the job has ended, or after `wait_s`."""
         self._has_begun = True
+        self._settle = None  # it has the job's record, whose data is not kept for so long
         if self._end is not None:
             self._tell(self._end, False)
         elif self._refusal is not None:
@@ -125,6 +138,8 @@ class Hotjob:
             self._finish(lambda: self._answer(end), at_once=is_alone)
         else:
             self._end = end
+            if self._settle is not None:
+                self._settle()
 
     def _finish(self, answer: Callable[[], None], *, at_once: bool = False) -> None:
         if self._is_over:

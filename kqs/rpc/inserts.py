@@ -240,7 +240,13 @@ def _insert_waiting(
     record = keep(settled)
     peer.await_flush(record)
     (job_id,) = context.inserter.ids_of(own_ids, record.first_order)
-    hotjob = Hotjob(peer, call, job_id)
+
+    def settle() -> None:
+        if record.done is not None:
+            record.done(None)
+
+    # the end of a job under an id that was made here is told when its record has been flushed, be that told or not
+    hotjob = Hotjob(peer, call, job_id, settle=settle if own_ids == [None] else None)
 
 
 def _refuse_lines(peer: Peer, inserts: qrpc.Inserts, error: JournalError) -> None:

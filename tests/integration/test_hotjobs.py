@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,31 @@ def test_a_killed_server_ends_the_wait_and_the_next_one_tells_the_end_under_the_
             client.receive()
     with serving(tmp_path) as server:
         assert all_answers(server, hot(1, id="mine"))[-1]["m"]["result"] == 5
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_each_end_that_was_told_is_there_after_a_kill(tmp_path: Path, clients: int) -> None:
+    line = b'{"id":1,"n":"insert","m":{"type":"echo","data":7,"wait":20}}\n'
+    told: list[str] = []
+
+    def insert_one_by_one(server: Served) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as peer, peer.makefile("rb") as lines:
+            for _ in range(30):
+                peer.sendall(line)
+                job_id, end = json.loads(lines.readline())["m"], json.loads(lines.readline())["m"]
+                assert end == {"id": job_id, "state": "success", "result": 7}
+                told.append(job_id)
+
+    with serving(tmp_path) as server:
+        threads = [later(partial(insert_one_by_one, server)) for _ in range(clients)]
+        for thread in threads:
+            thread.join()
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(30)
+    with serving(tmp_path) as server:
+        assert len(told) == 30 * clients
+        assert {ask(server, "job", job_id)["state"] for job_id in told} == {"success"}
+        assert {len(ask(server, "job", job_id)["runs"]) for job_id in told} == {1}
 
 
 def test_a_client_that_reset_its_connection_is_forgotten(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -78,6 +79,28 @@ async def test_an_end_that_comes_before_the_flush_is_told_after_the_id() -> None
     assert tell(talk, ended()) == []
     talk.backend.journal.flush()
     assert [answer["s"] for answer in talk.answers()] == ["ok", "end"]
+
+
+@pytest.mark.parametrize("job", [b'{"type":"x","wait":5}', b'{"type":"x","wait":5,"prio":1}'])
+async def test_an_end_under_an_id_that_was_made_here_is_told_with_that_as_it_comes(job: bytes) -> None:
+    talk = Conversing()
+    talk.backend.journal.held = True
+    assert talk.hear(b'{"id":1,"n":"insert","m":%b}\n' % job) == []
+    (job_id,) = talk.backend.waiting
+    told = tell(talk, ended(), job_id)
+    assert [(answer["s"], answer["m"]) for answer in told] == [("ok", job_id), ("end", told[1]["m"])]
+    talk.backend.journal.flush()  # was told of already
+    assert talk.answers() == []
+    assert (talk.context.waits, talk.context.counters.jobs_inserted) == (0, 1)
+    assert talk.conversation.is_idle
+
+
+async def test_what_waits_for_its_end_keeps_nothing_of_its_insert() -> None:
+    talk = Conversing()
+    await heard(talk, b'{"id":1,"n":"insert","m":{"type":"x","wait":5}}\n')
+    record = talk.backend.journal.records.pop()
+    assert talk.context.waits == 1
+    assert sys.getrefcount(record) == 2  # here, and as the argument
 
 
 async def test_a_failed_flush_is_the_only_answer() -> None:
