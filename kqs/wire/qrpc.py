@@ -147,7 +147,8 @@ def _decode_lone(line: bytes) -> Inserts | None:
     """Decode one line that ends with its only newline, as decode_inserts would, if it is of the plainest kind.
 
     Who inserts one job at a time waits for every step, and after each flush the processor has forgotten them all: so it is
-    few steps, none of them a function of ours. Of `strict.may_hold_unseen` it asks the first question alone.
+    few steps, none of them a function of ours. Of `strict.may_hold_unseen` it asks the first question alone, and once more
+    without the spaces that many encoders put between parts.
     """
     if b"\\" in line or not line.isascii() or line.count(b"{") + line.count(b"[") > strict.MAX_DEPTH:
         return None
@@ -173,9 +174,14 @@ def _decode_lone(line: bytes) -> Inserts | None:
         fewest_bytes += _ID_BYTES + len(call_id)
         if not _IDS.fullmatch(call_id):
             return None
-    if len(line) != fewest_bytes or not clean.is_known(job.type):
+    if not clean.is_known(job.type) or not (len(line) == fewest_bytes or _is_spaced(line, fewest_bytes, (job.data, call_id))):
         return None
     return Inserts([job], [None if call_id is _NO_ID else call_id], wait_s)
+
+
+def _is_spaced(line: bytes, fewest_bytes: int, kept: tuple[Raw, Raw]) -> bool:
+    """Tell whether `line` takes more than `fewest_bytes` by spaces only, outside of what was `kept`. No other part has any."""
+    return len(line) - line.count(b" ") == fewest_bytes - sum([bytes(value).count(b" ") for value in kept])
 
 
 def _found(calls: Sequence[_PlainInsert | _Insert | _Line], ids: list[Raw | None]) -> tuple[int, int, int]:

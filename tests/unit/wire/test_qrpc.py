@@ -162,11 +162,26 @@ class TestInserts:
         assert decode_inserts(line) == qrpc.Inserts([PlainJob("a", Raw(b"[1, 2]"))], [Raw(b"7")], float(wait))
         assert qrpc.replay_calls(line) == [JobFields(type="a", data=Raw(b"[1, 2]"), wait=float(wait))]
 
+    @pytest.mark.parametrize("more", [b',"type":"a"', b', "data":1', b' , "wait":5'])
+    def test_spaces_hide_no_part_that_stands_twice(self, more: bytes) -> None:
+        assert decode_inserts(INSERT) is not None
+        for data in (b'"%b"' % (b" " * len(more)), b"1" + b" " * len(more)):
+            inserts = decode_inserts(b'{"n":"insert","m":{"type":"a","wait":5,"data":%b%b}}\n' % (data, more))
+            assert inserts is None or inserts.wait_s is None
+
+    @pytest.mark.parametrize("data", ["null", "7", '" : "', '{"a": [1, 2]}'])
+    def test_a_line_alone_may_have_spaces_between_its_parts(self, data: str) -> None:
+        assert decode_inserts(INSERT) is not None  # from here on the type is known
+        line = f'{{"v": 1, "id": "a b", "n": "insert", "m": {{"type": "a", "data": {data}, "wait": 5}}}} \n'.encode()
+        assert decode_inserts(line) == qrpc.Inserts([PlainJob("a", Raw(data.encode()))], [Raw(b'"a b"')], 5.0)
+
     @pytest.mark.parametrize(
         "job",
         [
             b'"type":"a","wait":null',
-            b'"type":"a", "wait":5',
+            b'"type":"a","wait":5, "data":1, "data":" "',
+            b'"type":"a","wait":5,"data":"   ","wait":5',
+            b'"type":"a",\t"wait":5',
             b'"type":"a","wait":5,"prio":1',
             b'"type":"a","wait":5,"id":"mine"',
             b'"type":"never seen","wait":5',
