@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.figures import HANDLERS, Bench, fifo, latency_in_server, load_8x125
-from bench.tools import HERE, LOAD_CORE, Figure, Subject, run
+from bench.tools import HERE, LOAD_CORE, LOOK_S, Figure, Subject, run
 from tests.support.serving import SERVE_ENVIRON, free_port, serving
 from tests.support.working import WORK
 
@@ -151,6 +151,8 @@ def _rate(bench: Bench, type_: str, total: int, **environ: str) -> float:
     with bench.on(ALL_CORES).server(HANDLERS, **environ) as server:
         _warm(server, type_)
         done = load_8x125("insert", server.port, total, type_)
+        # each look takes 1.8 ms of the cores that are measured: seldom as long as many jobs are left
+        server.wait(lambda stats: stats["jobs_success"] > 0.9 * total, limit_s=100, every_s=10 * LOOK_S)
         finished = server.wait(lambda stats: stats["jobs_success"] > total, limit_s=100)
     return total / (finished - done["started_ns"] / 1e9)
 

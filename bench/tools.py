@@ -22,6 +22,8 @@ COMPILE = ("-O2", "-Wall", "-Wextra", "-Werror")
 #: not the last: that is where a virtual disk's interrupts go, and the server waits for the disk
 LOAD_CORE = min(os.sched_getaffinity(0))
 KIB_PER_MB = 1000 * 1000 / 1024
+#: between two looks at what is waited for, in s
+LOOK_S = 0.02
 
 Figure = dict[str, float]
 
@@ -102,7 +104,7 @@ class Subject:
         fields = Path(f"/proc/{self.served.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def wait(self, reached: Callable[[dict[str, float]], bool], limit_s: float = 300, every_s: float = 0.02) -> float:
+    def wait(self, reached: Callable[[dict[str, float]], bool], limit_s: float = 300, every_s: float = LOOK_S) -> float:
         """Ask for `stats` until `reached`; return time.monotonic() then. Raises TimeoutError."""
         deadline = time.monotonic() + limit_s
         while not reached(self.stats()):
@@ -152,6 +154,6 @@ def _await_port(port: int, limit_s: float = 10) -> None:
         except ConnectionRefusedError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            time.sleep(LOOK_S)
         else:
             return
