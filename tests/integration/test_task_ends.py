@@ -24,7 +24,7 @@ ENDS = ("cancel", "raise", "return")
 #: they come and go with what they are for, which is tested where they are made
 PASSING = ("accept", "call ", "refill ", "store operation")
 MORTAL = {
-    "WORKER__MODULES": '["tests.support.mortal_tasks"]',
+    "WORKER__MODULES": '["tests.support.mortal_handlers"]',
     "WORKER__CONCURRENCY": "1",
     "LOG__FORMAT": "json",
 }

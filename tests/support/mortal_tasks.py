@@ -1,4 +1,4 @@
-"""A module of handlers that lets a test end any background task of the server that imports it, in any way.
+"""Lets a test end any background task of the server that calls `be_mortal` as it starts, in any way.
 
 The server listens on `mortal.sock` in its folder. `tasks` answers the names of those that run; `cancel NAME`, `raise NAME` and
 `return NAME` end the first whose name begins so, as if it had come to that by itself.
@@ -82,9 +82,11 @@ def _obey(listener: socket.socket) -> None:
             peer.sendall("".join(f"{mortal.name}\n" for mortal in running).encode())
 
 
-vars(kqs.supervisor)["spawn"] = _spawn  # the name that it has imported
-Path(SOCKET).unlink(missing_ok=True)
-_listener = socket.socket(socket.AF_UNIX)
-_listener.bind(SOCKET)
-_listener.listen()
-threading.Thread(target=_obey, args=(_listener,), daemon=True).start()
+def be_mortal() -> None:
+    """Make each task of this process one that can be ended, from now on."""
+    vars(kqs.supervisor)["spawn"] = _spawn  # the name that it has imported
+    Path(SOCKET).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(SOCKET)
+    listener.listen()
+    threading.Thread(target=_obey, args=(listener,), daemon=True).start()
