@@ -88,7 +88,7 @@ class Hearing:
         self.on_waiting: Callable[[Waiting], None] = _nobody
 
     def tell(self, called: list[Entry], follows: bool, waiting: Waiting | None) -> None:
-        """Tell all of it, as Session's take_untold, take_follows and take_waiting return it."""
+        """Tell all of it, as Session's take_called, take_follows and take_waiting return it."""
         if called:
             self.on_called(called)
         if follows:
@@ -98,7 +98,7 @@ class Hearing:
 
     def tell_of(self, session: Session) -> None:
         """Tell what the session has to tell."""
-        self.tell(session.take_untold(), session.take_follows(), session.take_waiting())
+        self.tell(session.take_called(), session.take_follows(), session.take_waiting())
 
 
 class Runner(Protocol):

@@ -248,7 +248,7 @@ class Session:
         """Note that the journal is fed up to `fed_seq`; it never goes back."""
         self.fed_seq = max(self.fed_seq, fed_seq)
 
-    def take_untold(self) -> list[Entry]:
+    def take_called(self) -> list[Entry]:
         """Return the jobs that committed transactions have called, each once."""
         called, self._untold.called = self._untold.called, []
         return called

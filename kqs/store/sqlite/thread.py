@@ -158,7 +158,7 @@ class StoreThread:
             session = self._session
             return News(
                 outcomes,
-                session.take_untold(),
+                session.take_called(),
                 session.take_follows(),
                 session.take_waiting(),
                 took_s if is_flush else 0.0,
