@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
-from kqs.supervisor import MayEnd, Supervisor, never
-
-T = TypeVar("T")
+from kqs.supervisor import Supervisor
 
 
 class StrictSupervisor(Supervisor):
@@ -21,26 +16,12 @@ class StrictSupervisor(Supervisor):
         super().__init__(self._note)
         self.faults: list[tuple[str, BaseException]] = []
         self._is_told = asyncio.Event()
-        self._names: dict[asyncio.Task[Any], str] = {}
         self.made.append(self)
-
-    def spawn(
-        self,
-        work: Coroutine[Any, Any, T],
-        name: str,
-        may_end: MayEnd = never,
-        *,
-        context: contextvars.Context | None = None,
-    ) -> asyncio.Task[T]:
-        task = super().spawn(work, name, may_end, context=context)
-        self._names[task] = name
-        task.add_done_callback(self._names.pop)
-        return task
 
     @property
     def names(self) -> list[str]:
         """Return the names of the tasks that run, the oldest first."""
-        return list(self._names.values())
+        return [watched.name for watched in self._watched.values()]
 
     def _note(self, name: str, error: BaseException) -> None:
         self.faults.append((name, error))
