@@ -54,6 +54,14 @@ class Feeding:
         await self.journal.flush()
         return order
 
+    async def stored_though_asked(self, order: int) -> None:
+        """Let time pass, while lanes ask for jobs again and again, until the store has the job of this order."""
+        async with asyncio.timeout(10):
+            while await self.rig.store.job(self.ids.of(order)) is None:
+                self.rig.queue.wishes.more()
+                self.rig.clock.advance(0.02)
+                await asyncio.sleep(0)
+
     async def state(self, order: int) -> State:
         record = await self.rig.queue.reads.job(self.ids.of(order))
         assert record is not None

@@ -240,11 +240,7 @@ async def test_what_waits_for_a_slot_for_long_is_stored_though_others_ask(
     await feeding.start()
     last = await feeding.insert(b"[" + b",".join([JOB] * 5) + b"]")
     await hand.take()
-    async with asyncio.timeout(10):
-        while await feeding.rig.store.job(feeding.ids.of(last)) is None:
-            feeding.rig.queue.wishes.more()
-            feeding.rig.clock.advance(0.02)
-            await asyncio.sleep(0)
+    await feeding.stored_though_asked(last)
     assert await feeding.state(last) is State.NEW
 
 

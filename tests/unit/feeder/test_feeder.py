@@ -106,11 +106,7 @@ async def test_an_end_that_somebody_waits_for_is_stored_though_what_waited_here_
     feeder = await feeding.start()
     last = [await feeding.insert(b'{"type":"mail"}') for _ in range(2)][-1]
     await hand.take()
-    async with asyncio.timeout(10):
-        while await feeding.rig.store.job(feeding.ids.of(last)) is None:
-            feeding.rig.queue.wishes.more()
-            feeding.rig.clock.advance(0.02)
-            await asyncio.sleep(0)
+    await feeding.stored_though_asked(last)
     order = await feeding.insert(b'{"type":"other"}')
     await hand.end(await hand.take())
     assert feeder.fed_seq == 2
