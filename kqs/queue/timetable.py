@@ -143,7 +143,9 @@ class Timetable:
         while True:
             await self._has_called.wait()
             if self._events.is_heard:
-                await asyncio.sleep(0)  # who asked for what freed them hears of it behind this task, and tells of that first
+                # who asked for what freed them hears of it behind this task, and tells of that first; but for reports beside
+                # which one is judged anew, since its job was cancelled: of them is told a trip to the store later
+                await asyncio.sleep(0)
             self._has_called.clear()
             called, self._called = self._called, []
             self._events.woken(called)

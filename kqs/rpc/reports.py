@@ -96,7 +96,7 @@ class Reader(Generic[T]):
     def __init__(self, struct: type[T], check: Callable[[T], None]) -> None:
         """Args: check: raises CallError for what a type cannot say."""
         self._decode = msgspec.json.Decoder(struct).decode
-        self._decode_all: Callable[[bytes], list[T]] = msgspec.json.Decoder(list[struct]).decode  # type: ignore[valid-type]
+        self._decode_all: Callable[[bytes], list[T]] = msgspec.json.Decoder(list[struct]).decode  # type: ignore[valid-type]  # named at run time
         self._names = struct.__struct_fields__  # type: ignore[attr-defined]  # of a msgspec.Struct
         self._check = check
         self._keys = members.Reader(*self._names)
@@ -127,10 +127,10 @@ class Reader(Generic[T]):
         if len(text) > SHORT_BYTES:  # which one of them makes it
             return []
         try:
-            members = self._decode_all(text)
+            read = self._decode_all(text)
         except msgspec.DecodeError:
             return []
-        return members if text.count(b":") == self._fewest * len(members) else []
+        return read if text.count(b":") == self._fewest * len(read) else []
 
     def reading(self, text: Raw | T) -> Steps[T | CallError]:
         """Return, in steps, what one of `members` says, or why it says nothing."""
