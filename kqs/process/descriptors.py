@@ -6,6 +6,7 @@ printed would go there, and libuv ends a process that closes one.
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import sys
@@ -28,6 +29,17 @@ def open_standard_descriptors() -> None:
             stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115 - it lives as long as we
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def print_whole_lines() -> None:
+    """Have what is printed written as its line ends, in one piece, whether or not Python was told to buffer.
+
+    Log lines go the same way from a thread of their own: unbuffered (`PYTHONUNBUFFERED`, as services have it), `print` writes
+    each of its arguments by itself, and they would fall between; buffered, a line would stay until the process ends.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def is_open(number: int) -> bool:

@@ -12,7 +12,7 @@ import uvloop
 from kqs import log as logs
 from kqs.errors import ExitCode, StartupError
 from kqs.process import forks, memory
-from kqs.process.descriptors import need_files
+from kqs.process.descriptors import need_files, print_whole_lines
 from kqs.process.loop import run_to_end
 from kqs.process.notify import Notifier
 from kqs.process.sentry import Sentry
@@ -54,6 +54,7 @@ def hosted(body: Callable[[Sentry], Coroutine[Any, Any, ExitCode]], grace_s: flo
     # the store's thread asks for the interpreter after every statement, and a busy loop would keep it for 5 ms each time
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     need_files(LEAST_FILES)
+    print_whole_lines()
     memory.map_long_pieces()
     memory.collect_seldom()
     forks.install()

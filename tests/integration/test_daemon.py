@@ -20,9 +20,9 @@ import kqs
 
 @kqs.handler("slow")
 async def slow(data, job):
-    print("begun", job.id, flush=True)
+    print("begun", job.id)
     await asyncio.sleep(data)
-    print("ended", job.id, flush=True)
+    print("ended", job.id)
     return data
 
 @kqs.handler("deadly")

@@ -43,13 +43,13 @@ def order(data: Order, job):
 
 @kqs.handler("sleep")
 async def sleep(data, job):
-    print("begun", job.id, flush=True)
+    print("begun", job.id)
     try:
         await asyncio.sleep(data)
     except asyncio.CancelledError:
-        print("cancelled", job.id, flush=True)
+        print("cancelled", job.id)
         raise
-    print("ended", job.id, flush=True)
+    print("ended", job.id)
 
 
 @kqs.handler("touching")
@@ -65,7 +65,7 @@ def silent(data, job):
     if job.attempt == 1:
         while not Path("gate").exists():
             time.sleep(0.02)
-        print("touched", job.touch(), flush=True)
+        print("touched", job.touch())
     return job.attempt
 
 
@@ -96,12 +96,12 @@ async def deaf(data):
         try:
             await asyncio.sleep(1.5)
         except asyncio.CancelledError:
-            print("heard nothing", flush=True)
+            print("heard nothing")
 
 
 @kqs.handler("gated")
 async def gated(data, job):
-    print("begun", job.id, flush=True)
+    print("begun", job.id)
     while not Path("gate").exists():
         await asyncio.sleep(0.02)
     return job.attempt
@@ -109,7 +109,7 @@ async def gated(data, job):
 
 @kqs.handler("gated in a thread")
 def gated_in_a_thread(data, job):
-    print("begun", job.id, flush=True)
+    print("begun", job.id)
     while not Path("gate").exists():
         time.sleep(0.02)
     return job.attempt

@@ -20,7 +20,7 @@ LONG_S = 120
 
 
 def say(*words):
-    print(*words, flush=True)
+    print(*words)
 
 
 @kqs.handler("to_thread")

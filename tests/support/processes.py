@@ -63,9 +63,9 @@ async def sleep(data, job):
     try:
         await asyncio.sleep(data)
     except asyncio.CancelledError:
-        print("cancelled", job.id, flush=True)
+        print("cancelled", job.id)
         raise
-    print("ended", job.id, flush=True)
+    print("ended", job.id)
     return os.getpid()
 
 
@@ -99,7 +99,7 @@ async def end(data, job):
     if job.attempt > 1 and data.get("once", True):
         return os.getpid()
     how = data["how"]
-    print("ending", how, os.getpid(), flush=True)
+    print("ending", how, os.getpid())
     if how == "exit":
         os._exit(data.get("code", 0))
     elif how == "kill":

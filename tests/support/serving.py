@@ -18,9 +18,10 @@ READY_WITHIN_S = 120
 STOPPED_WITHIN_S = 30
 
 ROOT = Path(__file__).parents[2]
-#: the server as the tests' own interpreter runs it, from any folder, and the environment that it needs to
+#: the server as the tests' own interpreter runs it, from any folder, and the environment that it needs to: a shell's, whose
+#: programs do not write what they print unbuffered
 SERVE = (sys.executable, "-m", "kqs", "serve")
-SERVE_ENVIRON = os.environ | {"PYTHONPATH": str(ROOT)}
+SERVE_ENVIRON = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": str(ROOT)}
 #: for tests of what a server bears: what measures coverage slows it by half, and changes `os._exit`
 PLAIN_ENVIRON = {name: value for name, value in SERVE_ENVIRON.items() if not name.startswith("COVERAGE_")}
 
