@@ -74,16 +74,11 @@ class Claims:
         """Return when no held jobs are being claimed."""
         await self._settled.wait()
 
-    @property
-    def is_taken_whole(self) -> bool:
-        """Tell whether one consumer will have the batch that is about to be flushed, as `prepare_batch` settles."""
-        return self._taker is not None
-
     def of_batch(self, batch: Sequence[Record]) -> None:
         """Claim what meets room in a batch that is about to be flushed.
 
-        If it is then `is_taken_whole`, `prepare_batch` follows; `begin_batch` or `take_back_batch` in any case. No job that
-        waits may have a right to begin before those of the batch.
+        `prepare_batch` follows, unless this raises; `begin_batch` or `take_back_batch` in any case. No job that waits may have
+        a right to begin before those of the batch.
         """
         admission = self._queue.admission
         self._taker = self._taker_of_all(batch)

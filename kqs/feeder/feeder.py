@@ -121,7 +121,7 @@ class Feeder:
             await self._backlog.close()
             await self._checkpoints.move()
 
-    def before_flush(self, batch: list[Record]) -> bool:
+    def before_flush(self, batch: list[Record]) -> None:
         """Claim those jobs of a batch that meet room. See Listener.
 
         None is unless all that came before is in the store, or claimed: it might have the right to begin first.
@@ -129,7 +129,6 @@ class Feeder:
         is_in_order = not self._behind and self._held.is_all_claimed and self._cursor.fed >= self._offered_seq
         if is_in_order and self._may_claim and not self._held.is_full:  # it will be held when it is flushed
             self._claims.of_batch(batch)
-        return self._claims.is_taken_whole
 
     def during_flush(self, batch: list[Record]) -> None:
         """Have the jobs at hand that will begin. See Listener."""

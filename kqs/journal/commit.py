@@ -226,11 +226,11 @@ class GroupCommit:
 
     def _flush_here(self, batch: list[Record]) -> None:
         self._under_way = batch
-        meanwhile = self._hearing.offer(batch)
+        self._hearing.offer(batch)
         batch[0].alone = True
         self._began_at = self._clock.monotonic()
         try:
-            flushed, free = self._disk.write(batch, self._began_at, meanwhile)
+            flushed, free = self._disk.write(batch, self._began_at, self._hearing.prepare)
         except Exception as error:
             self._fail(error)
         else:
@@ -238,11 +238,10 @@ class GroupCommit:
 
     def _flush_there(self, batch: list[Record]) -> None:
         self._under_way = batch
-        meanwhile = self._hearing.offer(batch)
+        self._hearing.offer(batch)
         now = self._began_at = self._clock.monotonic()
         self._hand_over(lambda: self._disk.write(batch, now), self._flushed)
-        if meanwhile is not None:
-            meanwhile()
+        self._hearing.prepare()
 
     def _hand_over(self, operation: Callable[[], _Result], then: _Then[_Result]) -> None:
         """Let the thread do something, and go on with what came of it."""

@@ -15,15 +15,18 @@ class Listener(Protocol):
     `on_fault`, for the node to stop, and changes nothing for the records.
     """
 
-    def before_flush(self, batch: list[Record]) -> bool:
-        """Take in that `batch` is about to be flushed; return whether to be asked `during_flush`.
+    def before_flush(self, batch: list[Record]) -> None:
+        """Take in that `batch` is about to be flushed.
 
         It may set `claimed` on any of the records, which then say so on disk: all jobs of theirs begin attempt 1 when the
         batch is flushed. If this raises, none is claimed, and the batch is flushed all the same.
         """
 
     def during_flush(self, batch: list[Record]) -> None:
-        """Prepare what `flushed` will need. The disk works meanwhile: what takes it 40 us on the loop costs nothing."""
+        """Prepare what `flushed` will need. It is not called if `before_flush` has raised, or the write fails.
+
+        The disk works meanwhile: what takes 40 us on the loop costs nothing.
+        """
 
     def flushed(self, batch: list[Record]) -> None:
         """Take in that `batch` is durable; its records have their `seq`.
@@ -41,9 +44,8 @@ class Listener(Protocol):
 class Nobody:
     """A listener that claims nothing."""
 
-    def before_flush(self, batch: list[Record]) -> bool:
+    def before_flush(self, batch: list[Record]) -> None:
         """See `Listener`."""
-        return False
 
     def during_flush(self, batch: list[Record]) -> None:
         """See `Listener`."""
@@ -64,21 +66,24 @@ class Hearing:
     def __init__(self, on_fault: Callable[[BaseException], None]) -> None:
         self._on_fault = on_fault
         self._offered: list[Record] | None = None
+        self._may_prepare = False
         self.listener: Listener = Nobody()
 
-    def offer(self, batch: list[Record]) -> Callable[[], None] | None:
-        """Let the listener claim of `batch` what it will; return what to call while the disk has it in hand."""
-        self._offered = batch
+    def offer(self, batch: list[Record]) -> None:
+        """Let the listener claim of `batch` what it will; `prepare` follows, while the disk has it in hand."""
+        self._offered, self._may_prepare = batch, True
         try:
-            return self._prepare if self.listener.before_flush(batch) else None
+            self.listener.before_flush(batch)
         except Exception as error:
             for record in batch:
                 record.claimed = False
+            self._may_prepare = False
             self._give_up(error)
-            return None
 
-    def _prepare(self) -> None:
-        assert self._offered is not None, "it is neither flushed nor failed"
+    def prepare(self) -> None:
+        """Let the listener prepare for the offered batch, which is neither flushed nor failed."""
+        if self._offered is None or not self._may_prepare:
+            return
         try:
             self.listener.during_flush(self._offered)
         except Exception as error:

@@ -94,7 +94,8 @@ class Writer:
     def commit(self, records: list[Record], meanwhile: Callable[[], None] | None = None) -> Flushed:
         """Write one batch, see to it that a start would find the segment, and flush it.
 
-        Args: meanwhile: called while the disk writes, which is told to begin: that takes 15 us, if there is nothing to do.
+        Args: meanwhile: called while the disk writes, which is told to begin before. Given for a lone record, since that hides
+            30 us of what is done until the flush, and costs 5: large batches would come 0.9 times as fast.
         Raises: OSError, JournalError, or whatever went wrong: the batch may or may not survive, and the segment is abandoned.
         """
         return self._append(*encode_frame(records, self._seq, self._salt), meanwhile)

@@ -193,8 +193,8 @@ async def test_a_failed_file_is_never_touched_again(monkeypatch: pytest.MonkeyPa
     touched = len(life.files.calls)
     await life.insert(20)
     after = life.files.calls[touched:]
-    assert after[:4] == ["write", "name_of", "flush", "close"]
-    assert after[4:6] == ["list", "create"][: len(after) - 4]  # a new one may have been tried already
+    assert after[:5] == ["write", "begin_flush", "name_of", "flush", "close"]
+    assert after[5:7] == ["list", "create"][: len(after) - 5]  # a new one may have been tried already
     life.files.plan = lambda _call, _name: None
     assert await life.accepts_again()
     assert life.journal.stats()["segments"] == 2

@@ -189,16 +189,15 @@ class FailingClock(FakeClock):
 class Fails:
     """A listener's method that raises after all, now and then."""
 
-    def __init__(self, method: Callable[[list[Record]], bool | None]) -> None:
+    def __init__(self, method: Callable[[list[Record]], None]) -> None:
         self._method = method
         self.is_armed = False
 
-    def __call__(self, batch: list[Record]) -> bool | None:
-        answer = self._method(batch)
+    def __call__(self, batch: list[Record]) -> None:
+        self._method(batch)
         if self.is_armed:
             self.is_armed = False
             raise ValueError("a listener's fault")
-        return answer
 
 
 METHODS = ("before_flush", "during_flush", "flushed", "failed")

@@ -75,14 +75,13 @@ class Heard:
         self.flushed_batches: list[list[Record]] = []
         self.failed_batches: list[list[Record]] = []
 
-    def before_flush(self, batch: list[Record]) -> bool:
+    def before_flush(self, batch: list[Record]) -> None:
         assert self.open is None
         assert batch
         self.open = batch
         self.prepared = None
         for record in batch:
             record.claimed = claims(record)
-        return batch[0].claimed
 
     def during_flush(self, batch: list[Record]) -> None:
         assert self.open is batch
@@ -91,8 +90,7 @@ class Heard:
 
     def flushed(self, batch: list[Record]) -> None:
         assert self.open is batch
-        if self.prepared is None:
-            assert not batch[0].claimed
+        assert self.prepared is batch or not any(record.claimed for record in batch)
         assert [record.seq for record in batch] == [*range(batch[0].seq, batch[0].seq + len(batch))]
         self.open = None
         self.flushed_batches.append(batch)

@@ -754,10 +754,10 @@ def claim_and_fail(batch: list[Record]) -> None:
 
 
 @pytest.mark.parametrize("texts", [["yes"], ["yes", "yes"]], ids=["on the loop", "in the thread"])
-async def test_a_listener_that_fails_to_claim_has_claimed_nothing(texts: list[str]) -> None:
+async def test_a_listener_that_fails_to_claim_has_claimed_nothing_and_prepares_nothing(texts: list[str]) -> None:
     faults: list[Exception] = []
     flushed: list[Record] = []
-    journal = await a_started(on_fault=faults.append, before_flush=claim_and_fail, flushed=flushed.extend)
+    journal = await a_started(on_fault=faults.append, before_flush=claim_and_fail, during_flush=fail, flushed=flushed.extend)
     for text in texts:
         journal.append(a_record(text))
     await journal.flush()
@@ -766,38 +766,26 @@ async def test_a_listener_that_fails_to_claim_has_claimed_nothing(texts: list[st
     await journal.stop()
 
 
-@pytest.mark.parametrize("asks", [True, False])
-async def test_while_the_disk_writes_a_lone_record_the_listener_may_prepare_if_it_asks(*, asks: bool) -> None:
+async def test_the_disk_is_told_to_write_a_lone_record_and_meanwhile_the_listener_prepares() -> None:
     files, heard = FaultyFiles(MemoryFiles()), list[str]()
-
-    def ask(_batch: list[Record]) -> bool:
-        heard.append("before_flush")
-        return asks
-
     journal = await a_started(
         files,
-        before_flush=ask,
+        before_flush=lambda _batch: heard.append("before_flush"),
         during_flush=lambda _batch: heard.append("during_flush"),
         flushed=lambda _batch: heard.append("flushed"),
     )
-    of_flush = ("write", "begin_flush", "flush")
+    of_flush = ("write", "begin_flush", "name_of", "flush")
     files.plan = lambda _index, name: heard.append(name) if name in of_flush else None
     await appended(journal, a_record())
-    prepared = ["begin_flush", "during_flush"] if asks else []
-    assert heard == ["before_flush", "write", *prepared, "flush", "flushed"]
+    assert heard == ["before_flush", "write", "begin_flush", "during_flush", "name_of", "flush", "flushed"]
     await journal.stop()
 
 
-async def test_while_the_thread_flushes_a_batch_the_listener_may_prepare() -> None:
+async def test_while_the_thread_flushes_a_batch_the_listener_prepares() -> None:
     heard: list[tuple[str, int]] = []
-
-    def ask(batch: list[Record]) -> bool:
-        heard.append(("before", len(batch)))
-        return True
-
     journal = await a_started(
         MemoryFiles(),
-        before_flush=ask,
+        before_flush=lambda batch: heard.append(("before", len(batch))),
         during_flush=lambda batch: heard.append(("during", len(batch))),
         flushed=lambda batch: heard.append(("flushed", len(batch))),
     )
@@ -813,8 +801,7 @@ async def test_what_a_listener_raises_is_told_and_costs_nobody_the_news(method: 
     files = FaultyFiles(MemoryFiles())
     faults: list[Exception] = []
     given_up: list[int] = []
-    methods = {"before_flush": lambda _batch: True, method: fail}
-    journal = await a_started(files, on_fault=faults.append, give_up=lambda: given_up.append(len(faults)), **methods)
+    journal = await a_started(files, on_fault=faults.append, give_up=lambda: given_up.append(len(faults)), **{method: fail})
     told = Told()
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if (name, method) == ("flush", "failed") else None
     journal.append(told.of(a_record()))
