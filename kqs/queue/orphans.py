@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kqs.job import Run
+from kqs.job import Report, Run
 from kqs.log import get_logger
 from kqs.queue.aftermath import Aftermath
 from kqs.queue.basis import Basis
@@ -37,13 +37,15 @@ class Orphans:
         self._runs.on_adopted([basis.broker.found(run) for run, is_ours in zip(held, adopted, strict=True) if is_ours])
 
     async def _give_back(self, lost: Sequence[Run]) -> None:
-        basis, now = self._basis, self._basis.clock.now()
+        now = self._basis.clock.now()
         ends = [(run, self._runs.died(run, now)) for run in lost]
-        accepted = await self._runs.reporter.committed(ends, is_patient=False)
+        await self._runs.reporter.commit(ends, self._given_back, is_patient=False)
+
+    async def _given_back(self, ends: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         # other servers look for orphans too: what is stale here was given back by them
         ours = [end for end, ok in zip(ends, accepted, strict=True) if ok]
         if ours:
             log.info("gave back runs of a server that died", count=len(ours))
-            if basis.events.is_heard:
-                basis.events.worker_lost(None, [run for run, _ in ours])
+            if self._basis.events.is_heard:
+                self._basis.events.worker_lost(None, [run for run, _ in ours])
         await self._aftermath.follow(ours, [True] * len(ours))

@@ -31,6 +31,9 @@ EARLY_BYTES = 16 * 1024 * 1024
 #: ends that may wait for others do so until the last commit began so long ago, in s, or until there are so many of them
 GATHER_S = 0.02
 GATHER_COUNT = 1000
+#: is told of reports that are in the store, and which of them were accepted
+Applied = Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]]
+
 #: reports of one commit; that many cost no more each in a larger one
 COMMIT_REPORTS = 10_000
 
@@ -41,13 +44,13 @@ class Reporter:
     def __init__(
         self,
         store: Store,
-        applied: Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]],
+        applied: Applied,
         wishes: Wishes,
         cancelled: Callable[[Run, Report], Report],
         waited: Collection[str],
         on_waited: Callable[[], None],
     ) -> None:
-        """Args: applied: told of every committed batch, with which of its reports were accepted.
+        """Args: applied: told of all that is committed.
 
         cancelled: judges the end of a run anew whose job turns out to have been cancelled.
         waited: ids of the jobs for whose end somebody waits.
@@ -237,30 +240,36 @@ class Reporter:
         self._began_at = asyncio.get_running_loop().time()
         if batch:
             self._committing = batch
-            accepted = await self.committed(batch)
-            if self._told:
-                self._tell(batch, accepted)
-            await self._applied(batch, accepted)
+            await self.commit(batch, self._committed)
             self._committing, self._committing_bytes = [], 0
             if self._passing:
                 self._tell_passed(len(batch))
 
-    async def committed(self, batch: list[tuple[Run, Report]], *, is_patient: bool = True) -> Sequence[bool]:
-        """Commit reports; return which were accepted. In `batch`, those of cancelled jobs become what they are then.
+    async def commit(self, batch: list[tuple[Run, Report]], applied: Applied, *, is_patient: bool = True) -> None:
+        """Commit reports, and tell `applied` of all: first of those that stand, then of what became of those of cancelled jobs.
 
-        Raises: StoreUnavailableError: unless it `is_patient`, which tries again for ever.
+        Jobs of the first may be ready again at once, and what happens to them next is not to be told before.
+        Raises: StoreUnavailableError: unless it `is_patient`, which tries again for ever. What `applied` raises.
         """
         commit = self._commit if is_patient else self._store.report
         verdicts = await commit([report for _, report in batch])
         if None not in verdicts:
-            return cast("Sequence[bool]", verdicts)
-        places = [place for place, verdict in enumerate(verdicts) if verdict is None]
-        for place in places:
-            run, report = batch[place]
-            batch[place] = (run, self._cancelled(run, report))
-        again = await commit([batch[place][1] for place in places])
-        anew = dict(zip(places, again, strict=True))
-        return [bool(anew[place] if verdict is None else verdict) for place, verdict in enumerate(verdicts)]
+            await applied(batch, cast("Sequence[bool]", verdicts))
+            return
+        judged = list(zip(batch, verdicts, strict=True))
+        # a job's reports are told in their order, so one that comes with a cancelled one waits for that
+        cancelled = {run.claim.order for (run, _), verdict in judged if verdict is None}
+        if first := [(one, bool(verdict)) for one, verdict in judged if one[0].claim.order not in cancelled]:
+            await applied([one for one, _ in first], [ok for _, ok in first])
+        second = [(one, verdict) for one, verdict in judged if one[0].claim.order in cancelled]
+        anew = [(run, report if verdict is not None else self._cancelled(run, report)) for (run, report), verdict in second]
+        again = iter(await commit([one[1] for one, (_, verdict) in zip(anew, second, strict=True) if verdict is None]))
+        await applied(anew, [bool(next(again) if verdict is None else verdict) for _, verdict in second])
+
+    async def _committed(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        if self._told:
+            self._tell(batch, accepted)
+        await self._applied(batch, accepted)
 
     def _tell_passed(self, count: int) -> None:
         passing, self._passing = self._passing, []

@@ -70,6 +70,47 @@ async def test_long_results_are_committed_a_few_at_a_time(
     assert reporter.count == 0
 
 
+class Cancels(Commits):
+    """A store in which the jobs of even numbers are cancelled: of a report of one it wants to hear what it is then."""
+
+    async def report(self, batch: Sequence[Report]) -> list[bool | None]:  # type: ignore[override]  # what a store may answer
+        await super().report(batch)
+        return [None if one.claim.order % 2 == 0 and one.state is not State.CANCELLED else True for one in batch]
+
+
+async def test_reports_that_stand_are_told_before_those_of_cancelled_jobs_are_judged_anew() -> None:
+    store: Any = Cancels()
+    told: list[tuple[list[tuple[int, State]], list[int]]] = []
+
+    async def applied(batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
+        assert all(accepted)
+        told.append(([(report.claim.order, report.state) for _, report in batch], list(map(len, store.batches))))
+
+    def cancelled(_run: Run, report: Report) -> Report:
+        return replace(report, state=State.CANCELLED)
+
+    reporter = Reporter(store, applied, Wishes(), cancelled, (), lambda: None)
+    batch = [(a_run(n), Report(Claim(n, "", 1, 1), "mail", State.RETRY, "again", NOW)) for n in (1, 2, 3, 4)]
+    await reporter.commit(batch, applied)
+    assert told == [
+        ([(1, State.RETRY), (3, State.RETRY)], [4]),
+        ([(2, State.CANCELLED), (4, State.CANCELLED)], [4, 2]),
+    ]
+
+
+async def test_of_one_job_reports_are_told_in_their_order_though_an_earlier_one_is_judged_anew() -> None:
+    store: Any = Cancels()
+    told: list[list[State]] = []
+
+    async def applied(batch: list[tuple[Run, Report]], _accepted: Sequence[bool]) -> None:
+        told.append([report.state for _, report in batch])
+
+    reporter = Reporter(store, applied, Wishes(), lambda _, report: replace(report, state=State.CANCELLED), (), lambda: None)
+    states = (State.GHOST, State.CANCELLED)
+    await reporter.commit([(a_run(2), Report(Claim(2, "", 1, 1), "mail", state, "", NOW)) for state in states], applied)
+    assert told == [[State.CANCELLED, State.CANCELLED]]
+
+
 async def test_many_reports_are_several_commits(reporter: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "COMMIT_REPORTS", 3)
     for number in range(7):
