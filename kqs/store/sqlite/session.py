@@ -35,6 +35,7 @@ select json_group_array(cast(type as text)) from kinds where type is not null
 """
 _HAS_PROGRESS = "select exists (select 1 from progress)"
 _HAS_UNIQUES = "select exists (select 1 from uniques)"
+_ALTER_META = "update meta set fed_seq = -1 - fed_seq"
 _CANCELLED = "select json_group_array(ord) from jobs indexed by running where place = 2 and cancel_at is not null"
 _HAS_FOLLOWERS = "select exists (select 1 from awaited) or exists (select 1 from passed)"
 _HAS_BATCHES = "select exists (select 1 from batches)"
@@ -114,7 +115,8 @@ class Session:
         self._changes = 0
         self._is_full = False
         self._is_in_doubt = False
-        self._has_unsynced = False
+        self._has_unsynced = False  # some commit may not have been flushed
+        self._is_syncing = False  # this transaction's will be, whatever else it does
         #: how many records this transaction deletes, and how many the next one may: what they took is written once more, and a
         #: full disk that has no room for many may have it for some
         self.dropped = 0
@@ -190,6 +192,7 @@ class Session:
             self._locks = Locks(db, self.deleted_runs)  # before anything changes what it is read from
         self._changes = db.total_changes
         self._may_owe = True
+        self._is_syncing = False
 
     def commit(self, *, owing: bool = False) -> None:
         """Write what is pending and commit. owing: what a later commit can write is left to it, if that may be."""
@@ -219,7 +222,8 @@ class Session:
             self.dropped = 0
         if self.db.total_changes != self._changes:
             self.space.is_untidy = True
-            self._has_unsynced = not self._is_full
+            # one that is to be flushed is not, if all it did was to overwrite rows by themselves
+            self._has_unsynced = not self._is_syncing and (self._has_unsynced or not self._is_full)
 
     def rollback(self, error: BaseException) -> None:
         """Undo the transaction that failed with `error`; after trouble with the file, open it anew at the next `begin`."""
@@ -275,9 +279,11 @@ class Session:
     def sync(self) -> int:
         """Make this transaction's commit flush all earlier ones too; return the fed_seq it makes durable."""
         assert self._is_full, "sync needs a durable transaction"
-        if self._has_unsynced:
-            # a commit that changes nothing flushes nothing
+        if self._has_unsynced and not self._is_syncing:
+            # a commit that writes no page flushes nothing, and SQLite writes none whose row is overwritten by itself
+            self.db.execute(_ALTER_META)
             self._write_progress()
+            self._is_syncing = True
         return self.fed_seq
 
     def _check_when_due(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.job import Accepted, Claim, Report
 from kqs.states import State
+from kqs.store.sayings import Topic
 from kqs.store.sqlite import SqliteStore
 from kqs.store.sqlite.session import Session
 from tests.support.clock import FakeClock
@@ -89,3 +90,35 @@ async def test_job_without_an_end_waits_for_no_flush(
     job.claimed_at = claimed_at
     await store.insert([job], 1, "w", NOW)
     assert commits == [(NORMAL, True)]
+
+
+def many() -> list[Accepted]:
+    """Return so many jobs that their commit owes nothing."""
+    return [an_accepted(number) for number in range(300)]
+
+
+def written_bytes(tmp_path: Path) -> int:
+    """Return how much the store has written to its WAL: what it does not write there, it does not flush."""
+    return (tmp_path / "store.sqlite-wal").stat().st_size
+
+
+async def test_a_sync_flushes_what_earlier_commits_have_not_though_it_has_nothing_new_to_say(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await store.insert(many(), 1, "w", NOW)
+    before = written_bytes(tmp_path)
+    assert await store.sync() == 1
+    once = written_bytes(tmp_path)
+    assert once > before
+    assert await store.sync() == 1
+    assert written_bytes(tmp_path) == once, "all is flushed"
+
+
+async def test_a_commit_that_only_says_again_what_is_kept_is_no_flush_of_others(store: SqliteStore, tmp_path: Path) -> None:
+    await store.say(Topic.LIMITS, "mail", b"{}")
+    await store.insert(many(), 1, "w", NOW)
+    before = written_bytes(tmp_path)
+    await store.say(Topic.LIMITS, "mail", b"{}")
+    assert written_bytes(tmp_path) == before, "SQLite writes no page whose row is overwritten by itself"
+    await store.sync()
+    assert written_bytes(tmp_path) > before
