@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types docs bench image torture model lock clean
+.PHONY: help install run test lint types docs bench image torture powercut model lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ torture: $(STATE)/dev.stamp ## kill a loaded server N times (make torture N=1000
 	$(BIN)/python -m tests.crash.torture $(N)
 	$(BIN)/python -m tests.crash.owners $(N)
 
+powercut: $(STATE)/dev.stamp ## record a loaded server and cut its power at N places (make powercut N=200; needs strace)
+	$(BIN)/python -m tests.crash.powercut $(N)
+
 model: $(STATE)/dev.stamp ## play the whole queue against an oracle, for so many steps (make model STEPS=100000)
 	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 tests/property/test_model.py tests/property/test_short_runs.py
 
@@ -90,7 +93,7 @@ $(STATE)/dev.stamp: $(STATE)/runtime.stamp requirements-dev.lock
 
 .PHONY: tools
 tools:
-	@tests/tools.sh beanstalkd go javac jq mvn nc node npm systemd-analyze
+	@tests/tools.sh beanstalkd go javac jq mvn nc node npm strace systemd-analyze
 
 $(INTEROP)/stamp: tests/interop/package.json tests/interop/package-lock.json | tools
 	@mkdir -p $(INTEROP)

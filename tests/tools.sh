@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs those of the named tools that this machine lacks: tests/tools.sh TOOL... (beanstalkd go javac jq mvn nc node
-# npm systemd-analyze venv).
+# npm strace systemd-analyze venv).
 # Only root on a Debian can be helped; anybody else is told what is missing, and the tests that need it are skipped.
 set -eu
 
