@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from kqs.clock import Clock
 
 #: the wall clock may jump: an alarm that is set looks at it again at least this often
-MAX_SLEEP_S = 30.0
+MAX_SLEEP_S = 5.0
 
 
 class Alarm:

@@ -6,6 +6,7 @@ import pytest
 
 import kqs.queue.alarm
 from kqs.queue.alarm import Alarm
+from kqs.queue.housekeeping import HOUSEKEEPING_S
 from tests.support.clock import FakeClock
 
 
@@ -72,3 +73,7 @@ async def test_a_jump_of_the_wall_clock_is_noticed(monkeypatch: pytest.MonkeyPat
         await asyncio.sleep(0)
         rig.clock.jump(3601)
         await rig.served.wait()
+
+
+def test_a_clock_that_was_put_on_is_noticed_as_soon_as_one_that_was_set_back() -> None:
+    assert kqs.queue.alarm.MAX_SLEEP_S <= HOUSEKEEPING_S
