@@ -141,10 +141,13 @@ class Cron:
     def count(self, after: float, until: float) -> int:
         """See Calendar."""
         total = 0
-        last = self._date(until) + _DAY
-        for day in self._days_from(self._date(after) - _DAY):
-            if day > last:
+        first, last = self._date(after), self._date(until)
+        for day in self._days_from(first - _DAY):
+            if day > last + _DAY:
                 break
+            if first < day < last and day not in _days_of_change(self._zone, day.year):
+                total += len(self._minutes)
+                continue
             instants = self._instants(day)
             total += max(0, bisect_right(instants, until) - bisect_right(instants, after))
         return total
@@ -254,6 +257,14 @@ def _even_midnight(zone: ZoneInfo, day: date) -> float | None:
     if any(edge.replace(fold=fold).utcoffset() != noon for edge in edges for fold in (0, 1)):
         return None
     return edges[0].timestamp()
+
+
+@lru_cache(maxsize=4096)
+def _days_of_change(zone: ZoneInfo, year: int) -> frozenset[date]:
+    """Return the days of a year on which, or at an end of which, the clocks are changed."""
+    new_year = date(year, 1, 1)
+    days = (new_year + number * _DAY for number in range((date(year + 1, 1, 1) - new_year).days))
+    return frozenset(day for day in days if _even_midnight(zone, day) is None)
 
 
 def _reason(error: Exception) -> str:

@@ -48,27 +48,37 @@ class Journaling:
         self.inserted_count = 0
 
     async def insert(self, ticks: list[Tick]) -> None:
-        """Journal those ticks that still stand; return when all of them are there, or have an error."""
-        kept = [one for some in self._in_records(ticks) for one in self._keep(some)]
+        """Journal those ticks that still stand; return when all of them are there, or have an error.
+
+        Of a schedule none is inserted after one that is refused, which would be passed then: they have its error.
+        """
+        kept: list[asyncio.Future[None]] = []
+        refused: dict[Entry, str] = {}
+        for some in self._in_records(ticks, refused):
+            kept += self._keep(some, refused)
+            await asyncio.sleep(0)  # a thousand of each of many schedules would have the loop for themselves
         if kept:
             await asyncio.wait(kept)
 
-    def _in_records(self, ticks: list[Tick]) -> Iterator[list[Tick]]:
-        """Yield ticks as they go into records, passing over those that do not stand any more."""
+    def _in_records(self, ticks: list[Tick], refused: dict[Entry, str]) -> Iterator[list[Tick]]:
+        """Yield ticks as they go into records, passing over those that do not stand any more, or are behind a refused one."""
         some: list[Tick] = []
         size = 0
         for tick in ticks:
-            if not self._roster.stands(tick.entry):
-                continue
             if some and (len(some) == RECORD_JOBS or size >= RECORD_BYTES):
                 yield some
                 some, size = [], 0
+            if not self._roster.stands(tick.entry):
+                continue
+            if tick.entry in refused:
+                tick.error = refused[tick.entry]
+                continue
             some.append(tick)
             size += len(tick.entry.schedule.plan.job)
         if some:
             yield some
 
-    def _keep(self, ticks: list[Tick]) -> list[asyncio.Future[None]]:
+    def _keep(self, ticks: list[Tick], refused: dict[Entry, str]) -> list[asyncio.Future[None]]:
         """Journal ticks as one record, or each as its own where one is refused; the futures are done when those are settled."""
         settled = asyncio.get_running_loop().create_future()
 
@@ -78,7 +88,7 @@ class Journaling:
                     tick.entry.journaled_at = max(tick.entry.journaled_at, tick.at)
                     self.inserted_count += 1
                 else:
-                    tick.error = str(error)
+                    tick.error = refused[tick.entry] = str(error)
             if not settled.done():
                 settled.set_result(None)
 
@@ -90,6 +100,8 @@ class Journaling:
             told(None, error)
         except CallError as error:  # too many of its type wait, or of a subscriber: ticks of others do not wait for that
             if len(ticks) > 1:
-                return [one for tick in ticks for one in self._keep([tick])]
+                return [
+                    one for tick in ticks for some in self._in_records([tick], refused) for one in self._keep(some, refused)
+                ]
             told(None, error)
         return [settled]

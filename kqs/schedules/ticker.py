@@ -48,6 +48,8 @@ RETRY_S = 0.5
 STORE_S = 2.0
 #: schedules that are looked at in one turn of the loop
 TURN = 200
+#: what is decided about schedules has the loop for so long at a time, in s: to count the ticks of years takes a while
+SLICE_S = 0.005
 #: how far the clock may be behind the last tick of a schedule, or its beginning, before that is told, in s
 BEHIND_S = 60.0
 
@@ -173,7 +175,11 @@ class Ticker(Service):
             return
         ticks: list[Tick] = []
         passed: list[tuple[Entry, Decision]] = []
+        turn_at = self._clock.monotonic()
         for entry in due:
+            if self._clock.monotonic() - turn_at >= SLICE_S:
+                await asyncio.sleep(0)
+                turn_at = self._clock.monotonic()
             plan, calendar = entry.schedule.plan, entry.calendar
             if calendar is None or not self._roster.stands(entry):
                 continue
@@ -273,15 +279,15 @@ class Ticker(Service):
             await self._journaling.insert(ticks)
         finally:
             failed = False
-            for tick in ticks:
-                name = tick.entry.schedule.name
-                if tick.error is not None:
+            for entry, last in {tick.entry: tick for tick in ticks}.items():
+                name = entry.schedule.name
+                if last.error is not None:
                     failed = True
-                    self._failed[name] = tick.error
-                    self._roster.plan(tick.entry, now + RETRY_S)
+                    self._failed[name] = last.error
+                    self._roster.plan(entry, now + RETRY_S)
                 else:
                     self._failed.pop(name, None)
-                    self._roster.plan(tick.entry)
+                    self._roster.plan(entry)
             if failed:
                 self._trouble.met(error=next(reversed(self._failed.values())))
             elif ticks:

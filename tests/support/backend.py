@@ -31,8 +31,20 @@ class MemoryJournal:
         self.held = False
         self.failure: JournalError | None = None
         self._open: list[Record] = []
+        self._refusals: list[JournalError] = []
+
+    @property
+    def waiting_count(self) -> int:
+        """Return how many records were appended and are not flushed."""
+        return len(self._open)
+
+    def refuse_next(self, error: JournalError) -> None:
+        """Refuse the next record that is appended, and no other."""
+        self._refusals.append(error)
 
     def append(self, record: Record) -> None:
+        if self._refusals:
+            raise self._refusals.pop()
         if self.failure is not None and not isinstance(self.failure, JournalFailedError):
             raise self.failure
         self._open.append(record)

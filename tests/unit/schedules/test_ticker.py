@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,10 @@ from kqs.ids import Ids
 from kqs.inserter import Inserter
 from kqs.options import Cascade, CatchUp
 from kqs.queue.rules import accept
+from kqs.schedules import journaling as journaling_module
 from kqs.schedules import schedules as module
+from kqs.schedules import ticker as ticker_module
+from kqs.schedules.decision import Decision, decide
 from kqs.schedules.schedules import Schedules
 from kqs.schedules.ticker import BEHIND_S, RETRY_S, TAKE_OVER_S
 from kqs.states import State
@@ -161,6 +165,64 @@ async def test_clock_that_is_put_on_makes_ticks_late(node: Node, catch_up: Catch
     await node.until_jobs(*[begin + 60 * number for number in kept])
     await node.until_counted(ticks_missed=missed)
     assert (await node.store.schedules())[0].missed == missed
+
+
+async def test_counting_the_ticks_of_years_leaves_the_loop_to_others_in_between(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = 0
+    turns_of: list[int] = []
+
+    def decide_for_long(*args: Any, **options: Any) -> Decision:
+        node.clock.advance(2 * ticker_module.SLICE_S)
+        turns_of.append(turns)
+        return decide(*args, **options)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while len(turns_of) < 5:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(ticker_module, "decide", decide_for_long)
+    for name in "abcde":
+        await node.schedules.put(name, MINUTELY)
+    node.jump(10 * 365 * 86400)
+    async with asyncio.timeout(20):
+        await take_turns()
+    assert len(set(turns_of)) == 5
+
+
+async def test_records_of_ticks_leave_the_loop_to_others_in_between(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journaling_module, "RECORD_JOBS", 10)
+    node.journal.held = True
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, catch_up="all"))
+    node.jump(3600 + 1)
+    seen = set()
+    async with asyncio.timeout(20):
+        while node.journal.waiting_count < 6:
+            seen.add(node.journal.waiting_count)
+            await asyncio.sleep(0)
+    assert seen >= {1, 2, 3, 4, 5}
+    node.journal.held = False
+    node.journal.flush()
+
+
+async def test_tick_that_is_refused_is_not_passed_by_a_later_one_that_is_taken(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journaling_module, "RECORD_JOBS", 2)
+    begin = node.clock.now()
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, catch_up="all"))
+    node.journal.refuse_next(NoSpaceError("3 bytes are free"))
+    node.jump(5 * 60 + 1)
+
+    async def is_told() -> bool:
+        return node.schedules.problems() == ["the schedule 'a' cannot insert: 3 bytes are free"]
+
+    await node.until(is_told)
+    node.jump(RETRY_S)
+    await node.until_jobs(*[begin + 60 * number for number in (1, 2, 3, 4, 5)])
 
 
 async def test_clock_that_is_set_back_repeats_no_tick_and_health_says_so(node: Node) -> None:
