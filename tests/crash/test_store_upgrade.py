@@ -119,6 +119,23 @@ def set_back(path: Path, version: int) -> None:
     subprocess.run(["sh", "-c", text], check=True, timeout=30)
 
 
+@pytest.mark.parametrize("known", range(8, 10))
+async def test_a_file_that_is_told_no_older_version_is_left_as_it_is(
+    tmp_path: Path, known: int, make_store: Callable[[], SqliteStore]
+) -> None:
+    store = make_store()
+    await store.open(JOURNAL, NODE)
+    await store.insert([a_job(1, group="g")], 1, "w", NOW)
+    await store.close()
+    before = (tmp_path / "store.sqlite").read_bytes()
+    with pytest.raises(subprocess.CalledProcessError):
+        set_back(tmp_path / "store.sqlite", known)
+    assert (tmp_path / "store.sqlite").read_bytes() == before
+    again = make_store()
+    await again.open(JOURNAL, NODE)
+    assert numbers(await again.claim([an_entry(1)], "w", NOW)) == [1]
+
+
 async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store: Callable[[], SqliteStore]) -> None:
     store = make_store()
     await store.open(JOURNAL, NODE)
