@@ -142,9 +142,7 @@ class Cron:
         """See Calendar."""
         total = 0
         first, last = self._date(after), self._date(until)
-        for day in self._days_from(first - _DAY):
-            if day > last + _DAY:
-                break
+        for day in self._days_from(first - _DAY, (last - first).days + 2):
             if first < day < last and day not in _days_of_change(self._zone, day.year):
                 total += len(self._minutes)
                 continue
@@ -172,9 +170,9 @@ class Cron:
     def _has(self, day: date) -> bool:
         return day.month in self._months and self._is_meant(day)
 
-    def _days_from(self, day: date) -> Iterator[date]:
-        """Yield the days that the expression means, as far as it is worth to look."""
-        last = min(day + timedelta(days=_MOST_DAYS), date.max - 2 * _DAY) if day.year < _LAST_YEAR else day
+    def _days_from(self, day: date, most: int = _MOST_DAYS) -> Iterator[date]:
+        """Yield the days that the expression means: of this one and `most` more, or as far as it is worth to look."""
+        last = min(day + timedelta(days=most), date.max - 2 * _DAY) if day.year < _LAST_YEAR else day
         while day <= last:
             if day.month not in self._months:
                 day = (day.replace(day=1) + timedelta(days=32)).replace(day=1)

@@ -149,6 +149,13 @@ def after(expression: str, zone: str, at: str) -> str:
     return local(cron(expression, zone).after(datetime.fromisoformat(at).timestamp()), zone)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_all_instants_of_many_decades_are_counted(zone: str) -> None:
+    begin, end = (datetime(year, 1, 1, 12, tzinfo=ZoneInfo(zone)).timestamp() for year in (1970, 2026))
+    days = (date(2026, 1, 1) - date(1970, 1, 1)).days
+    assert cron("0 3 * * *", zone).count(begin, end) == days
+
+
 def test_a_fixed_time_that_is_skipped_is_right_after_the_gap_and_once_only() -> None:
     assert after("30 2 * * *", "America/New_York", "2026-03-08T01:59:59-05:00") == "2026-03-08T03:00:00-04:00"
     assert after("30 2 * * *", "America/New_York", "2026-03-08T03:00:00-04:00") == "2026-03-09T02:30:00-04:00"
