@@ -186,6 +186,7 @@ class WorkerRules(WorkerTrial):
         run.close()
         await self.goes_on(others, "a touch was stale")
         await self.does_the_next("the next job to be done soon after a touch was stale")
+        await self.has_stopped(run, "a touch of it was stale")
 
     async def cancel_rule(self) -> None:
         """See RULES."""
@@ -199,6 +200,7 @@ class WorkerRules(WorkerTrial):
         run.on_finish = "stale"
         await self.goes_on(others, "one was cancelled")
         await self.does_the_next("the next job to be done soon after a run was cancelled")
+        await self.has_stopped(run, "it was cancelled")
 
     async def empty_rule(self) -> None:
         """See RULES."""
@@ -263,7 +265,9 @@ class WorkerRules(WorkerTrial):
         run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
         await self.until(lambda: run.touches > 0)
         self.drop(run.ask)
+        run.on_touch = run.on_finish = "stale"
         await self.does_the_next("it to come back and do the next job, for the run that it had is over")
+        await self.has_stopped(run, "its connection was lost")
 
     async def repeats_rule(self) -> None:
         """See RULES."""

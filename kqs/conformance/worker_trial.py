@@ -77,6 +77,12 @@ class WorkerTrial(Trial):
             await self.settled(run, f"the other runs to be reported after {what}")
             self.expect(run.is_done, f'the other runs to be reported as "ok" after {what}', self._came(run))
 
+    async def has_stopped(self, run: Given, what: str) -> None:
+        """Broken: a run is still touched, though it has been over for a while; what: has happened to it."""
+        before = run.touches
+        await self.watch(run.ttr)
+        self.expect(run.touches == before, f"no more touches of a run after {what}", "it is still touched")
+
     def _came(self, run: Given) -> str:
         """Return what came of a run that was to be reported as ok."""
         if self.desk.faults:

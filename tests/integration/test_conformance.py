@@ -130,6 +130,15 @@ MORE_WORKERS = {
     "cancel: stops all": Change(
         "runs.get(m.cancel)?.abort()", "runs.forEach((one) => one.abort())", "the other runs to be reported", ".js"
     ),
+    "over: works on": Change("e?.code === 'stale' || ", "", "no more touches of a run after a touch of it was stale", ".js"),
+    "cancel: works on": Change("runs.get(m.cancel)?.abort()", "runs", "no more touches of a run after it was cancelled", ".js"),
+    "lost: works on": Change(
+        "runs.forEach((stop) => stop.abort()) //",
+        "runs //",
+        "no more touches of a run after its connection was lost",
+        ".js",
+        without="e?.code === 'stale' || ",
+    ),
     "unfit: takes an error without an id for nothing": Change(
         "{ id = reporting,", "{ id,", "too long a line, and refused as too_large without an id", ".js"
     ),
