@@ -56,7 +56,10 @@ def load(
 
 
 def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str, *, is_crowded: bool = False) -> Figure:
-    """Run bench/bare_fsync.c. how: `append` to a file that grows, or `allocated` before. is_crowded: the load's core is busy."""
+    """Run bench/bare_fsync.c.
+
+    Args: how: `append` to a file that grows, or `allocated` before. is_crowded: the load's core is kept busy.
+    """
     return run("bare_fsync", folder, count, size_bytes, how, *([LOAD_CORE] if is_crowded else []), cores=cores)
 
 
