@@ -30,6 +30,7 @@ from tests.contract.store_contract import (
     numbers,
     state_of,
 )
+from tests.support.clock import FakeClock
 
 #: the number of the first job that is retried, by its order
 AGAIN = FRESH - FIRST
@@ -130,7 +131,6 @@ class OrderContract:
     ) -> None:
         found = await insert(a_job(0), a_job(1, after=after(0), prio=7))
         assert found == []
-        assert set(found.parked) == {FIRST + 1}
         assert numbers(await store.ready("mail", None, 9)) == [0]
         assert await store.claim([an_entry(1)], "w1", now) == []
         record = await store.job(IDS.of(FIRST + 1))
@@ -171,6 +171,17 @@ class OrderContract:
         found = await insert(a_job(1, after=after(0)), an_ended(2, at=now), a_job(3, after=after(2)))
         assert set(found.parked) == set()
         assert numbers(await store.ready("mail", None, 9)) == [1, 3]
+
+    async def test_new_job_that_waits_for_nothing_is_due_by_the_clock_of_its_insert(
+        self, store: Store, insert: Insert, end: End, called: list[Entry], clock: FakeClock, now: float
+    ) -> None:
+        await insert(a_job(0))
+        await end(0)
+        clock.advance(5)  # the store was slow, or had much to do first
+        await insert(a_job(1, after=after(0), due_at=now + 1))
+        assert numbers(await store.ready("mail", None, 9)) == []
+        assert numbers(await store.wake(now + 5, 9)) == [1]
+        assert called == []
 
     @pytest.mark.parametrize("how", BAD_ENDS)
     @pytest.mark.parametrize("is_first", [True, False])

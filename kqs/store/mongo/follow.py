@@ -82,12 +82,17 @@ class Follower:
         self.batches = Batches(session)
 
     async def stand_new(
-        self, jobs: Sequence[Accepted], aliases: Mapping[str, str], known: Collection[int], doubt: Callable[[int], None]
+        self,
+        jobs: Sequence[Accepted],
+        aliases: Mapping[str, str],
+        known: Collection[int],
+        doubt: Callable[[int], None],
+        now: float,
     ) -> set[int]:
         """Hold jobs whose insert is about to be done, or let them go; return the orders of those that are not ready.
 
         Args: aliases: by the ids of jobs that were joined to others, those of these. known: the orders of those that stood in
-            the store before. doubt: given the marks of what is written.
+            the store before. doubt: given the marks of what is written. now: by which was told which of them are due.
         """
         waiting = [job for job in jobs if job.may_wait]
         found = await self._session.find([job.id for job in waiting], {"awaits": UNREADY}, [*_FIELDS, "after"])
@@ -101,7 +106,7 @@ class Follower:
                 one["after"] = list(dict.fromkeys([aliases.get(id_, id_) for id_ in one["after"]]))
             one["asks"] = asks_of(one)
         say = self._noted.use()
-        applied = await self._ask(ours, doubt)
+        applied = await self._ask(ours, now, doubt)
         if say:
             await self._servers.say_held()
         self._noted.note({sign for one in ours for sign in one["asks"]})
@@ -114,16 +119,16 @@ class Follower:
         """Let those of some jobs go that are held and need not be; return the ids of those that are not ready."""
         say = self._noted.use()
         found = await self._session.find(ids, IS_HELD, _FIELDS)
-        applied = await self._ask(found)
+        applied = await self._ask(found, self._session.now())
         if say:
             await self._servers.say_held()
         self._noted.note({sign for one in found for sign in one["awaits"]})
         return {one["_id"] for one in found} - {one["_id"] for one in applied.free}
 
-    async def _ask(self, held: Sequence[Document], doubt: Callable[[int], None] | None = None) -> Applied:
+    async def _ask(self, held: Sequence[Document], now: float, doubt: Callable[[int], None] | None = None) -> Applied:
         """Let those go that wait for nothing. Whether a batch is complete is left to `follow`."""
         asked = {sign for one in held for sign in _asks(one)}
-        return await self._apply(held, await self._outcomes(jobs_of(asked)), self._session.now(), None, doubt)
+        return await self._apply(held, await self._outcomes(jobs_of(asked)), now, None, doubt)
 
     async def follow(self, now: float, keep: Keep) -> Following:
         """See Store.follow."""

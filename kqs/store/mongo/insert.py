@@ -95,7 +95,7 @@ class Inserter:
         if children:
             self._stored.update({job.order for job in others}.difference(known, joined))
             aliases = {job.id: joined[job.order] for job in others if job.order in joined}
-            held = await self._follower.stand_new(children, aliases, known, self._doubted.add)
+            held = await self._follower.stand_new(children, aliases, known, self._doubted.add, now)
             parked.difference_update({job.order for job in children} - held)
             parked |= held
         await self._batches.reach([job for job in thens if job.order not in known], others)
