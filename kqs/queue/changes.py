@@ -17,6 +17,7 @@ from kqs.filter import Filter
 from kqs.job import Claim, Entry
 from kqs.log import get_logger
 from kqs.queue.basis import Basis
+from kqs.queue.bookmarks import Bookmark
 from kqs.queue.rules import CANCELLED, whole_ms
 from kqs.queue.timetable import Timetable
 from kqs.states import WAITING, State
@@ -92,12 +93,13 @@ class Changes:
         revives = request.verb is Verb.RETRY and not request.is_dry
         done, after = Done(), None
         while True:
-            part = await self._slice(change, after, take_orders(bounds.SLICE) if revives else 0)
-            done.add(part)
-            if request.most is not None:
-                change = replace(change, most=request.most - done.count)
-            if not request.is_dry:
-                await self._follow(change, part)
+            with self._events.letting_run() as bookmark:
+                part = await self._slice(change, after, take_orders(bounds.SLICE) if revives else 0)
+                done.add(part)
+                if request.most is not None:
+                    change = replace(change, most=request.most - done.count)
+                if not request.is_dry:
+                    await self._follow(change, part, bookmark)
             after = part.next
             if after is None or change.most == 0:
                 break
@@ -140,7 +142,7 @@ class Changes:
             request.error,
         )
 
-    async def _follow(self, change: Change, part: Slice) -> None:
+    async def _follow(self, change: Change, part: Slice, bookmark: Bookmark) -> None:
         """Let the others know what a slice has done."""
         if claims := [one.claim for one in part.changed if one.claim is not None]:
             self._call_off(claims)
@@ -148,17 +150,17 @@ class Changes:
             self._timetable.note_instant(change.now)
             self._timetable.note(0.0, part.expire_at)
         if part.changed and self._events.hears_ends:
-            self._tell(change, part)
+            self._tell(change, part, bookmark)
         if part.ready:
             await self._broker.put(part.ready)
         if gone := [Entry(one.order, one.id, one.type, one.prio) for one in part.changed if one.state in WAITING]:
             await self._broker.forget(gone)
 
-    def _tell(self, change: Change, part: Slice) -> None:
+    def _tell(self, change: Change, part: Slice, bookmark: Bookmark) -> None:
         """Tell what has happened to jobs; that a run has ended is told when it has."""
         if change.verb is Verb.DELETE:
             self._events.deleted(part.changed)
         elif change.verb is Verb.CANCEL:
-            self._events.cancelled([one.id for one in part.changed if one.claim is None], change.error)
+            self._events.cancelled([one for one in part.changed if one.claim is None], change.error)
         else:
-            self._events.woken(part.ready)
+            self._events.woken(part.ready, bookmark)

@@ -1,20 +1,25 @@
 """What happens to jobs: the one place where it is told, to whoever wants to hear it. Call from the loop thread.
 
 Who `ends.wait`s for a job hears its end. Who `listen`s hears everything, in batches, as nothing is made of it here: as long as
-nobody does, it costs one look a batch. The end of a run is told when it is durable.
+nobody does, it costs one look a batch. The end of a run is told when it is durable. What happens to one job is told in its
+order, though others may act on it before whoever has asked for it hears of it (`bookmarks.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, instant_of
+from kqs.queue.bookmarks import Bookmark, Bookmarks
 from kqs.queue.ends import DELETED, Ends
 from kqs.queue.reads import Reads
 from kqs.states import WAITING, State
@@ -53,10 +58,22 @@ class Batch(NamedTuple):
     reports: Sequence[Report] | None = None
     worker: str | None = None
 
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of the jobs."""
+        return [job.claim.id if isinstance(job, Run) else job.id for job in self.jobs]
+
+    def part(self, indexes: Sequence[int]) -> Batch:
+        """Return the jobs that stand there."""
+        reports = None if self.reports is None else [self.reports[index] for index in indexes]
+        return self._replace(jobs=[self.jobs[index] for index in indexes], reports=reports)
+
 
 Listener = Callable[[Batch], None]
 
 _WORDS = {State.SUCCESS: Word.SUCCESS, State.FAIL: Word.FAIL, State.CANCELLED: Word.CANCELLED, State.GHOST: Word.GHOST}
+#: where inserts and reports are told
+_INSERTED, _REPORTED = Bookmark(), Bookmark()
 
 
 class Events:
@@ -78,6 +95,8 @@ class Events:
         self._started: list[Run] = []  # and not told yet
         self._begun: set[int] = set()  # orders of runs that were told as started, and are given back as if they had not been
         self._searches: set[asyncio.Task[None]] = set()
+        self._bookmarks = Bookmarks[Batch](self._tell_now)
+        self._letting: dict[Bookmark, set[str]] = {}  # changes that may let jobs run, and which of those have begun meanwhile
 
     def listen(self, listener: Listener) -> None:
         """Tell `listener` everything from now on."""
@@ -91,6 +110,48 @@ class Events:
         if not self.is_heard:
             self._started.clear()
             self._begun.clear()
+            self._bookmarks.clear()
+
+    @contextmanager
+    def inserting(self, jobs: Sequence[Accepted]) -> Iterator[None]:
+        """Tell what happens to jobs that the store is given in this block after it is told that they are `created`."""
+        with self._first(_INSERTED, [job.id for job in jobs] if self.is_heard else ()):
+            yield
+
+    @contextmanager
+    def reporting(self, batch: Sequence[tuple[Run, Report]]) -> Iterator[None]:
+        """Tell what happens to jobs whose reports the store is given in this block after these are told (`reported`)."""
+        with self._first(_REPORTED, [run.claim.id for run, _ in batch] if self.is_heard else ()):
+            yield
+
+    @contextmanager
+    def _first(self, bookmark: Bookmark, job_ids: Iterable[str]) -> Iterator[None]:
+        ids = set(job_ids)
+        self._leave(bookmark, ids)
+        try:
+            yield
+        finally:
+            self._bookmarks.take_out(bookmark, ids)
+
+    def _leave(self, bookmark: Bookmark, job_ids: Collection[str]) -> None:
+        if self._started:
+            self._tell_started()  # what has begun has done so before
+        self._bookmarks.leave(bookmark, job_ids)
+
+    @contextmanager
+    def letting_run(self) -> Iterator[Bookmark]:
+        """Tell that runs have begun, of jobs which the store lets run in this block, after it is told that they are `woken`.
+
+        Yields: the bookmark at which that is told.
+        """
+        if self._started:
+            self._tell_started()
+        bookmark = Bookmark()
+        self._letting[bookmark] = set()
+        try:
+            yield bookmark
+        finally:
+            self._bookmarks.take_out(bookmark, self._letting.pop(bookmark))
 
     @property
     def hears_ends(self) -> bool:
@@ -107,9 +168,10 @@ class Events:
         now = self._clock.now()
         delayed = [job for job in jobs if job.due_at]
         new = [job for job in jobs if not job.due_at] if delayed else jobs
-        self._tell(Batch(now, Word.CREATED, new, State.NEW))
-        self._tell(Batch(now, Word.CREATED, delayed, State.DELAYED))
-        self._tell(Batch(now, Word.QUEUED, [job for job in new if job.order not in parked] if parked else new, State.NEW))
+        ready = [job for job in new if job.order not in parked] if parked else new
+        self._tell(Batch(now, Word.CREATED, new, State.NEW), _INSERTED)
+        self._tell(Batch(now, Word.CREATED, delayed, State.DELAYED), _INSERTED)
+        self._tell(Batch(now, Word.QUEUED, ready, State.NEW), _INSERTED)
 
     def started(self, run: Run) -> None:
         """Take in that a run has begun."""
@@ -125,10 +187,13 @@ class Events:
         """Take in that whoever had these runs is gone. worker: None: it was a server, of which nothing else is known."""
         self._tell(Batch(self._clock.now(), Word.WORKER_LOST, runs, worker=worker))
 
-    def woken(self, entries: Sequence[Entry]) -> None:
-        """Take in that jobs are ready: their time has come, their resource is free, or their owner lets them run again."""
+    def woken(self, entries: Sequence[Entry], bookmark: Bookmark | None = None) -> None:
+        """Take in that jobs are ready: their time has come, their resource is free, or their owner lets them run again.
+
+        Args: bookmark: of the change that has let them run (`letting_run`).
+        """
         if self.is_heard:
-            self._tell(Batch(self._clock.now(), Word.QUEUED, entries))
+            self._tell(Batch(self._clock.now(), Word.QUEUED, entries), bookmark)
 
     def reported(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         """Take in that reports are durable, and which of them were accepted."""
@@ -136,16 +201,17 @@ class Events:
             self.ends.reported(batch, accepted)
         if self.is_heard:
             self._tell_reported(batch if all(accepted) else [pair for pair, ok in zip(batch, accepted, strict=True) if ok])
+            self._bookmarks.take_out(_REPORTED, [run.claim.id for run, _ in batch])
 
-    def changed(self, word: Word, records: Sequence[JobRecord]) -> None:
+    def changed(self, word: Word, records: Sequence[JobRecord], bookmark: Bookmark | None = None) -> None:
         """Take in that jobs that did not run have ended, or were deleted.
 
-        Args: records: as they stand now, or stood last. word: CANCELLED, EXPIRED or DELETED.
+        Args: records: as they stand now, or stood last. word: CANCELLED, EXPIRED or DELETED. bookmark: where it is told.
         """
         for record in records if self.ends.waiting else ():
             self.ends.tell(record.id, DELETED if word is Word.DELETED else record, is_alone=len(records) == 1)
         if self.is_heard:
-            self._tell(Batch(self._clock.now(), word, records))
+            self._tell(Batch(self._clock.now(), word, records), bookmark)
 
     def deleted(self, jobs: Sequence[Changed]) -> None:
         """Take in that jobs are gone."""
@@ -159,43 +225,53 @@ class Events:
         if self.is_heard:
             self._tell(Batch(self._clock.now(), Word.DELETED, [_last_seen(job) for job in jobs]))
 
-    def cancelled(self, job_ids: Sequence[str], error: str = Word.CANCELLED) -> None:
+    def cancelled(self, jobs: Sequence[Changed], error: str = Word.CANCELLED) -> None:
         """Take in that waiting jobs have ended as cancelled. error: what stands in their records."""
-        self._ended_unrun(Word.CANCELLED, job_ids, State.CANCELLED, error)
+        seen = {job.id: job for job in jobs}
+
+        def of_gone(job_id: str) -> JobRecord:
+            last, end = _last_seen(seen[job_id]), self.ends.unrun_record(job_id, State.CANCELLED, error)
+            return replace(last, state=end.state, ended_at=end.ended_at, error=error)
+
+        self._ended_unrun(Word.CANCELLED, list(seen), of_gone)
 
     def expired(self, job_ids: Sequence[str]) -> None:
         """Take in that waiting jobs have ended as expired."""
-        self._ended_unrun(Word.EXPIRED, job_ids, State.FAIL, Word.EXPIRED)
+        self._ended_unrun(Word.EXPIRED, job_ids, lambda job_id: self.ends.unrun_record(job_id, State.FAIL, Word.EXPIRED))
 
     def failed_unrun(self, job_ids: Sequence[str]) -> None:
         """Take in that waiting jobs have failed, as others that they waited for had not succeeded."""
-        self._ended_unrun(Word.FAIL, job_ids, State.FAIL, "a job that it waited for has not succeeded")
+        error = "a job that it waited for has not succeeded"
+        self._ended_unrun(Word.FAIL, job_ids, lambda job_id: self.ends.unrun_record(job_id, State.FAIL, error))
 
-    def _ended_unrun(self, word: Word, job_ids: Sequence[str], state: State, error: str) -> None:
-        def of_gone(job_id: str) -> JobRecord:
-            return self.ends.unrun_record(job_id, state, error)
-
+    def _ended_unrun(self, word: Word, job_ids: Sequence[str], of_gone: Callable[[str], JobRecord]) -> None:
         if self.is_heard:
-            search = self._supervisor.spawn(self._tell_unrun(word, job_ids, of_gone), "events-ended", when_done)
+            bookmark = Bookmark()
+            self._leave(bookmark, set(job_ids))
+            told = self._tell_unrun(word, job_ids, of_gone, bookmark)
+            search = self._supervisor.spawn(told, "events-ended", when_done)
             self._searches.add(search)
             search.add_done_callback(self._searches.discard)
         else:
             self.ends.search(job_ids, of_gone)
 
-    async def _tell_unrun(self, word: Word, job_ids: Sequence[str], of_gone: Callable[[str], JobRecord]) -> None:
+    async def _tell_unrun(
+        self, word: Word, job_ids: Sequence[str], of_gone: Callable[[str], JobRecord], bookmark: Bookmark
+    ) -> None:
         records = []
         for job_id in job_ids:
             try:
                 record = await self._reads.job(job_id)
             except StoreUnavailableError:
                 record = None
-            records.append(record or of_gone(job_id))  # it is not there if it is not kept
-        self.changed(word, records)
+            records.append(_as_ended(record, of_gone(job_id)))
+        self.changed(word, records, bookmark)
+        self._bookmarks.take_out(bookmark, job_ids)
 
     def _tell_reported(self, ended: Sequence[tuple[Run, Report]]) -> None:
         reports = [report for _, report in ended]
         if {report.state for report in reports} == {State.SUCCESS}:  # as nearly always; who has not begun cannot succeed
-            self._tell(Batch(self._clock.now(), Word.SUCCESS, [run for run, _ in ended], reports=reports))
+            self._tell(Batch(self._clock.now(), Word.SUCCESS, [run for run, _ in ended], reports=reports), _REPORTED)
             return
         by_word: dict[Word, list[tuple[Run, Report]]] = defaultdict(list)
         ready: dict[State, list[Run]] = defaultdict(list)
@@ -206,9 +282,9 @@ class Events:
                     ready[report.state].append(run)
         now = self._clock.now()
         for word, pairs in by_word.items():
-            self._tell(Batch(now, word, [run for run, _ in pairs], reports=[report for _, report in pairs]))
+            self._tell(Batch(now, word, [run for run, _ in pairs], reports=[report for _, report in pairs]), _REPORTED)
         for state, runs in ready.items():
-            self._tell(Batch(now, Word.QUEUED, runs, state))
+            self._tell(Batch(now, Word.QUEUED, runs, state), _REPORTED)
 
     def _word_of(self, run: Run, report: Report) -> Word | None:
         """Return what a report tells; None: nothing, for the run has never begun, and its job is ready as it was."""
@@ -225,17 +301,42 @@ class Events:
             return Word.RELEASED if report.run_state == "interrupted" else Word.RETRY
         return _WORDS[report.state]
 
-    def _tell(self, batch: Batch) -> None:
+    def _tell(self, batch: Batch, bookmark: Bookmark | None = None) -> None:
         if self._started:
             self._tell_started()
+        if self._bookmarks and batch.word is not Word.WORKER_LOST:
+            self._bookmarks.tell(batch, bookmark)
+        else:
+            self._tell_all(batch)
+
+    def _tell_now(self, batch: Batch) -> None:
+        """Tell what may have waited for its turn."""
+        self._tell_all(batch._replace(at=self._clock.now()))
+
+    def _tell_all(self, batch: Batch) -> None:
         if batch.jobs:
             for listener in self._listeners:
                 listener(batch)
 
     def _tell_started(self) -> None:
         started, self._started = self._started, []
-        if started:
-            self._tell(Batch(self._clock.now(), Word.STARTED, started, State.PROCESSING))
+        if not started:
+            return
+        batch = Batch(self._clock.now(), Word.STARTED, started, State.PROCESSING)
+        for bookmark, begun in self._letting.items():
+            ids = set(batch.ids).difference(begun)
+            begun |= ids
+            self._bookmarks.leave(bookmark, ids)
+        self._tell(batch)
+
+
+def _as_ended(record: JobRecord | None, end: JobRecord) -> JobRecord:
+    """Return the record of a job that has ended as `end` tells, though it may have been retried since, or be there no more."""
+    if record is None:
+        return end
+    if record.state is end.state:
+        return record
+    return replace(record, state=end.state, ended_at=end.ended_at, error=end.error)
 
 
 def _last_seen(job: Changed) -> JobRecord:

@@ -237,11 +237,12 @@ class Queue:
         may_begin = [job for job in jobs if job.after is None and job.members is None] if has_order else jobs
         reservation = self.admission.admit(may_begin, now)
         try:
-            found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
-            known = frozenset(found)
-            parked = found.parked
-            if self.events.is_heard:
-                self._tell_created(jobs, known, parked)
+            with self.events.inserting(jobs):
+                found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
+                known = frozenset(found)
+                parked = found.parked
+                if self.events.is_heard:
+                    self._tell_created(jobs, known, parked)
             reservation.deliver(self.runs.epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()

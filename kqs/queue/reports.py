@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import cast
 
 from kqs.errors import StoreUnavailableError
@@ -34,6 +34,11 @@ GATHER_COUNT = 1000
 #: is told of reports that are in the store, and which of them were accepted
 Applied = Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]]
 
+#: brings reports into the store; returns what that says of each
+Commit = Callable[[list[Report]], Awaitable[Sequence[bool | None]]]
+#: is entered as long as reports are brought into the store and `Applied` is told
+Reporting = Callable[[Sequence[tuple[Run, Report]]], AbstractContextManager[None]]
+
 #: reports of one commit; that many cost no more each in a larger one
 COMMIT_REPORTS = 10_000
 
@@ -49,16 +54,19 @@ class Reporter:
         cancelled: Callable[[Run, Report], Report],
         waited: Collection[str],
         on_waited: Callable[[], None],
+        reporting: Reporting = lambda batch: nullcontext(),
     ) -> None:
         """Args: applied: told of all that is committed.
 
         cancelled: judges the end of a run anew whose job turns out to have been cancelled.
         waited: ids of the jobs for whose end somebody waits.
         on_waited: called when such an end is kept back until its job is stored.
+        reporting: is entered with the reports of each commit, until `applied` has been told of all.
         """
         self._cancelled = cancelled
         self._store = store
         self._applied = applied
+        self._reporting = reporting
         self._pending: list[tuple[Run, Report]] = []
         self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
@@ -251,7 +259,10 @@ class Reporter:
         Jobs of the first may be ready again at once, and what happens to them next is not to be told before.
         Raises: StoreUnavailableError: unless it `is_patient`, which tries again for ever. What `applied` raises.
         """
-        commit = self._commit if is_patient else self._store.report
+        with self._reporting(batch):
+            await self._commit_each(batch, applied, self._commit if is_patient else self._store.report)
+
+    async def _commit_each(self, batch: list[tuple[Run, Report]], applied: Applied, commit: Commit) -> None:
         verdicts = await commit([report for _, report in batch])
         if None not in verdicts:
             await applied(batch, cast("Sequence[bool]", verdicts))

@@ -74,7 +74,13 @@ class Runs:
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = admission.is_certain
         self.reporter = Reporter(
-            store, self._applied, wishes, self._cancelled, waited=events.ends.waiting.keys(), on_waited=self._want_end
+            store,
+            self._applied,
+            wishes,
+            self._cancelled,
+            waited=events.ends.waiting.keys(),
+            on_waited=self._want_end,
+            reporting=events.reporting,
         )
         #: takes the report of a run that is over, in whatever way
         self.over: Callable[[Run, Report], None] = self.reporter.add

@@ -81,6 +81,7 @@ class Timetable:
 
     def called(self, entries: list[Entry]) -> None:
         """Take jobs that may have their resource now. See Store.on_called."""
+        self._events.woken(entries)
         self._called += entries
         self._has_called.set()
         self._uncalled.note(self._clock.now() + CALL_S)
@@ -128,8 +129,7 @@ class Timetable:
 
     async def _wake_due(self) -> float | None:
         try:
-            while entries := await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes):
-                self._events.woken(entries)
+            while entries := await self._wake():
                 await self._broker.put(entries)
             next_at = await self._store.next_due_at()
         except StoreUnavailableError as error:
@@ -138,17 +138,18 @@ class Timetable:
         self._due_trouble.over()
         return next_at
 
+    async def _wake(self) -> list[Entry]:
+        with self._events.letting_run() as bookmark:
+            entries = await self._store.wake(self._clock.now(), SLICE, self._broker.body_bytes)
+            self._events.woken(entries, bookmark)
+        return entries
+
     async def _put_called(self) -> None:
         """Offer what is called, for ever."""
         while True:
             await self._has_called.wait()
-            if self._events.is_heard:
-                # who asked for what freed them hears of it behind this task, and tells of that first; but for reports beside
-                # which one is judged anew, since its job was cancelled: of them is told a trip to the store later
-                await asyncio.sleep(0)
             self._has_called.clear()
             called, self._called = self._called, []
-            self._events.woken(called)
             await self._broker.put(called)
 
     async def _call_on(self) -> float | None:

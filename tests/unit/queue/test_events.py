@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
+from typing import Any
 
 import msgspec
 import pytest
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import JobRecord, Run
+from kqs.job import Accepted, JobRecord, Run, entry_of
 from kqs.outcome import Again, Failed, Ok, Outcome
+from kqs.queue.changes import Request
 from kqs.queue.ends import DELETED, End, Ends
 from kqs.queue.events import Batch, Word
 from kqs.queue.queue import Queue
 from kqs.states import State
-from kqs.store.base import DAMAGED, MOST_ENDS, Looked
+from kqs.store.base import DAMAGED, MOST_ENDS, Known, Looked, Verb
 from tests.support.feeding import Feeding, caught_up
-from tests.support.jobs import NOW, an_accepted
-from tests.support.queueing import Rig
+from tests.support.jobs import EVERYTHING, NOW, an_accepted
+from tests.support.queueing import Hand, Rig
 from tests.support.remote import Hired, a_desk
 
 JOB = an_accepted(1).id
@@ -227,6 +229,146 @@ async def test_jobs_that_begin_before_they_are_stored_are_created_first(feeding:
     await hand.end(run)
     await caught_up(feeder)
     assert ear.words == ["created", "queued", "started", "success"]
+
+
+def slow(rig: Rig, monkeypatch: pytest.MonkeyPatch, operation: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
+    """Have a store that is asked to do something do `meanwhile` when that is done, and nobody has heard of it; once."""
+    do, left = getattr(rig.store, operation), [meanwhile]
+
+    async def slowly(*args: Any, **flags: Any) -> Any:
+        answer = await do(*args, **flags)
+        while left:
+            await left.pop()()
+        return answer
+
+    monkeypatch.setattr(rig.store, operation, slowly)
+
+
+async def turns() -> None:
+    """Let others hear what the store tells by itself."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def run_by(rig: Rig, hand: Hand) -> Callable[[], Awaitable[None]]:
+    """Return what has a hand run the job that the broker finds in the store by itself."""
+
+    async def found() -> None:
+        hand.consumer.free()
+        await rig.broker.put(await rig.store.ready("mail", None, 1))
+        await hand.take()
+        await turns()
+
+    return found
+
+
+def a_printing_job() -> Accepted:
+    job = an_accepted(1)
+    job.resource, job.options = "printer", b'{"retry_delay":0}'
+    return job
+
+
+async def test_a_job_that_is_called_while_it_is_stored_was_created_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear, insert = Ear(rig.queue), rig.store.insert
+
+    async def parking(jobs: Sequence[Accepted], *rest: Any) -> Known:
+        known = await insert(jobs, *rest)
+        rig.queue._timetable.called([entry_of(job, None) for job in jobs])
+        await turns()
+        return Known(known, {job.order for job in jobs})
+
+    monkeypatch.setattr(rig.store, "insert", parking)
+    await rig.accept(a_printing_job())
+    assert ear.words == ["created", "queued"]
+
+
+async def test_a_job_that_begins_while_it_is_stored_was_created_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear, hand = Ear(rig.queue), rig.hand(0)
+    slow(rig, monkeypatch, "insert", run_by(rig, hand))
+    await rig.accept(an_accepted(1))
+    assert ear.words == ["created", "queued", "started"]
+
+
+@pytest.mark.parametrize("outcome", [Failed("x"), Again()])
+async def test_a_job_that_is_called_while_its_report_is_stored_has_ended_its_run_first(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
+) -> None:
+    hand = rig.hand(1)
+    await rig.accept(a_printing_job())
+    run = await hand.take()
+    ear = Ear(rig.queue)
+    slow(rig, monkeypatch, "report", turns)
+    rig.queue.runs.report(hand.leases[run.claim.id], outcome)
+    await rig.queue.settle()
+    assert ear.words == ["retry", "queued"]
+
+
+async def test_a_job_that_runs_again_while_its_report_is_stored_has_ended_its_run_first(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    ear = Ear(rig.queue)
+    slow(rig, monkeypatch, "report", run_by(rig, hand))
+    rig.queue.runs.report(hand.leases[run.claim.id], Again())
+    await rig.queue.settle()
+    assert ear.words == ["retry", "queued", "started"]
+
+
+async def test_a_job_that_begins_while_it_is_woken_was_queued_first(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear, job, hand = Ear(rig.queue), an_accepted(1), rig.hand(0)
+    job.due_at = NOW + 5
+    await rig.accept(job)
+    slow(rig, monkeypatch, "wake", run_by(rig, hand))
+    rig.clock.advance(6)
+    await ear.until(Word.STARTED)
+    assert ear.words == ["created", "queued", "started"]
+
+
+async def test_a_retried_job_that_begins_while_it_is_retried_was_queued_first(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.queue.runs.report(hand.leases[run.claim.id], Failed("x", final=True))
+    await rig.queue.settle()
+    ear = Ear(rig.queue)
+    slow(rig, monkeypatch, "change", run_by(rig, hand))
+    await rig.queue.changes.do(Request(Verb.RETRY, EVERYTHING), rig.take_orders)
+    assert ear.words == ["queued", "started"]
+
+
+async def test_what_is_retried_and_deleted_at_once_was_cancelled_first(rig: Rig) -> None:
+    ear, jobs = Ear(rig.queue), [an_accepted(number) for number in range(3)]
+    await rig.accept(*jobs)
+    for verb in (Verb.CANCEL, Verb.RETRY, Verb.CANCEL, Verb.DELETE):
+        await rig.queue.changes.do(Request(verb, EVERYTHING), rig.take_orders)
+    await ear.until(Word.DELETED)
+    for job in jobs:
+        told = [(batch, one) for batch in ear.batches for one, id_ in zip(batch.jobs, batch.ids, strict=True) if id_ == job.id]
+        assert [batch.word for batch, _ in told] == ["created", "queued", "cancelled", "queued", "cancelled", "deleted"]
+        ends = [one for batch, one in told if batch.word is Word.CANCELLED and isinstance(one, JobRecord)]
+        assert [(end.type, end.state, end.error) for end in ends] == [("mail", State.CANCELLED, "cancelled")] * 2
+        assert [batch.at for batch, _ in told] == sorted(batch.at for batch, _ in told)
+
+
+async def test_who_begins_to_listen_anew_hears_nothing_that_was_kept_for_another(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, ear = a_printing_job(), Ear(rig.queue)
+    anew: list[Ear] = []
+
+    async def leave() -> None:
+        rig.queue._timetable.called([entry_of(job, None)])
+        ear.ignore()
+        anew.append(Ear(rig.queue))
+
+    slow(rig, monkeypatch, "insert", leave)
+    await rig.accept(job)
+    assert ear.words == []
+    assert anew[0].words == ["created", "queued"]
 
 
 class Waiting:
