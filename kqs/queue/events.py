@@ -115,7 +115,7 @@ class Events:
     @contextmanager
     def inserting(self, jobs: Sequence[Accepted]) -> Iterator[None]:
         """Tell what happens to jobs that the store is given in this block after it is told that they are `created`."""
-        with self._first(_INSERTED, [job.id for job in jobs] if self.is_heard else ()):
+        with self._first(_INSERTED, [job.id for job in jobs]):
             yield
 
     @contextmanager
@@ -323,8 +323,10 @@ class Events:
         if not started:
             return
         batch = Batch(self._clock.now(), Word.STARTED, started, State.PROCESSING)
+        # what waited as new was ready from the first on, and is told though a store that is away wakes nothing
+        woken = {run.claim.id for run in started if run.waited_as != State.NEW} if self._letting else set()
         for bookmark, begun in self._letting.items():
-            ids = set(batch.ids).difference(begun)
+            ids = woken.difference(begun)
             begun |= ids
             self._bookmarks.leave(bookmark, ids)
         self._tell(batch)

@@ -237,7 +237,7 @@ class Queue:
         may_begin = [job for job in jobs if job.after is None and job.members is None] if has_order else jobs
         reservation = self.admission.admit(may_begin, now)
         try:
-            with self.events.inserting(jobs):
+            with self.events.inserting(self._untold(jobs)):
                 found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
                 known = frozenset(found)
                 parked = found.parked
@@ -286,8 +286,12 @@ class Queue:
         return self._judge.outcome(run, self.cascade.resolve(run.type, run.options), Ok(result), whole_ms(self.clock.now()))
 
     def _tell_created(self, jobs: Sequence[Accepted], known: frozenset[int], parked: Collection[int]) -> None:
-        is_told = self._reporter.is_unstored  # as it was claimed in the journal
-        self.events.created([job for job in jobs if job.order not in known and not is_told(job.order)], parked)
+        self.events.created([job for job in self._untold(jobs) if job.order not in known], parked)
+
+    def _untold(self, jobs: Sequence[Accepted]) -> list[Accepted]:
+        """Return those that are to be told as created, if anybody listens: what the journal has claimed was told before."""
+        is_told = self._reporter.is_unstored
+        return [job for job in jobs if not is_told(job.order)] if self.events.is_heard else []
 
     def _tell_stored(
         self, jobs: Sequence[Accepted], found: Known, known: frozenset[int], ended: Sequence[tuple[Run, Report]] | None

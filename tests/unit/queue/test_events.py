@@ -326,6 +326,28 @@ async def test_a_job_that_begins_while_it_is_woken_was_queued_first(rig: Rig, mo
     assert ear.words == ["created", "queued", "started"]
 
 
+async def test_what_was_ready_all_the_while_is_told_though_the_store_is_slow_to_wake_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ear, late, hand = Ear(rig.queue), an_accepted(1), rig.hand(1)
+    late.due_at = NOW + 5
+    await rig.accept(late)
+    told: list[list[str]] = []
+
+    async def begin() -> None:
+        await rig.accept(an_accepted(2))
+        await hand.take()
+        await turns()
+        told.append(ear.words)
+
+    slow(rig, monkeypatch, "wake", begin)
+    rig.clock.advance(6)
+    async with asyncio.timeout(10):
+        while not told:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    assert told == [["created", "created", "queued", "started"]]
+
+
 async def test_a_retried_job_that_begins_while_it_is_retried_was_queued_first(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
