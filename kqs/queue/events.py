@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
+from kqs.filter import Filter
 from kqs.job import Accepted, Entry, JobRecord, Report, Run, instant_of
 from kqs.queue.bookmarks import Bookmark, Bookmarks
 from kqs.queue.ends import DELETED, Ends
@@ -72,6 +73,8 @@ class Batch(NamedTuple):
 Listener = Callable[[Batch], None]
 
 _WORDS = {State.SUCCESS: Word.SUCCESS, State.FAIL: Word.FAIL, State.CANCELLED: Word.CANCELLED, State.GHOST: Word.GHOST}
+#: the records of so many jobs that have ended without a run are looked for at once
+ENDED_JOBS = 100
 #: where inserts and reports are told
 _INSERTED, _REPORTED = Bookmark(), Bookmark()
 
@@ -258,15 +261,26 @@ class Events:
     async def _tell_unrun(
         self, word: Word, job_ids: Sequence[str], of_gone: Callable[[str], JobRecord], bookmark: Bookmark
     ) -> None:
-        records = []
-        for job_id in job_ids:
-            try:
-                record = await self._reads.job(job_id)
-            except StoreUnavailableError:
-                record = None
-            records.append(_as_ended(record, of_gone(job_id)))
-        self.changed(word, records, bookmark)
-        self._bookmarks.take_out(bookmark, job_ids)
+        for first in range(0, len(job_ids), ENDED_JOBS):
+            part = job_ids[first : first + ENDED_JOBS]
+            found = await self._found(part)
+            self.changed(word, [_as_ended(found.get(job_id), of_gone(job_id)) for job_id in part], bookmark)
+            self._bookmarks.take_out(bookmark, part)
+
+    async def _found(self, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        """Return what the store knows of jobs, by id: all of those that somebody waits for, of others what listings show."""
+        waited = [job_id for job_id in job_ids if job_id in self.ends.waiting]
+        wanted = Filter(ids=tuple(set(job_ids).difference(waited)))
+        records: list[JobRecord | None] = []
+        after: int | None = None
+        with suppress(StoreUnavailableError):
+            records += [await self._reads.job(job_id) for job_id in waited]
+            while wanted.ids:
+                page, after = await self._reads.page(wanted, after, ENDED_JOBS, newest_first=False)
+                records += page
+                if after is None:
+                    break
+        return {record.id: record for record in records if record is not None}
 
     def _tell_reported(self, ended: Sequence[tuple[Run, Report]]) -> None:
         reports = [report for _, report in ended]

@@ -376,6 +376,26 @@ async def test_what_is_retried_and_deleted_at_once_was_cancelled_first(rig: Rig)
         assert [batch.at for batch, _ in told] == sorted(batch.at for batch, _ in told)
 
 
+async def test_many_cancelled_jobs_are_told_with_few_questions_to_the_store(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ear, jobs = Ear(rig.queue), [an_accepted(number) for number in range(250)]
+    await rig.accept(*jobs)
+    page, asked = rig.store.page, itertools.count(1)
+
+    async def counted(*args: Any, **flags: Any) -> Any:
+        next(asked)
+        return await page(*args, **flags)
+
+    monkeypatch.setattr(rig.store, "page", counted)
+    monkeypatch.setattr(rig.store, "job", None)  # it is not asked for one
+    await rig.queue.changes.do(Request(Verb.CANCEL, EVERYTHING), rig.take_orders)
+    async with asyncio.timeout(10):
+        while ear.words.count("cancelled") < len(jobs):  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    assert next(asked) < 10
+    ends = [one for batch in ear.batches if batch.word is Word.CANCELLED for one in batch.jobs]
+    assert [(end.id, end.type) for end in ends if isinstance(end, JobRecord)] == [(job.id, "mail") for job in jobs]
+
+
 async def test_who_begins_to_listen_anew_hears_nothing_that_was_kept_for_another(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
