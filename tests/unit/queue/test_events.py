@@ -22,7 +22,7 @@ from kqs.queue.queue import Queue
 from kqs.states import State
 from kqs.store.base import DAMAGED, MOST_ENDS, Known, Looked, Verb
 from tests.support.feeding import Feeding, caught_up
-from tests.support.jobs import EVERYTHING, NOW, an_accepted
+from tests.support.jobs import EVERYTHING, NOW, a_run, an_accepted
 from tests.support.queueing import Hand, Rig
 from tests.support.remote import Hired, a_desk
 
@@ -203,6 +203,17 @@ async def test_a_job_that_is_inserted_again_is_not_created_again(rig: Rig) -> No
     await rig.accept(an_accepted(1))
     await rig.accept(an_accepted(1))
     assert ear.words == ["created", "queued"]
+
+
+async def test_a_run_that_goes_on_here_has_not_started_again(rig: Rig) -> None:
+    ear, desk = Ear(rig.queue), a_desk(rig)
+    run = msgspec.structs.replace(a_run(1), held=True)
+    desk.adopt([run])
+    (lease,) = rig.queue.runs._leases.all()
+    assert lease.run.claim == run.claim
+    await asyncio.sleep(0)
+    assert ear.words == []
+    rig.queue.runs.leave(lease)
 
 
 async def test_who_was_lost_is_told_with_its_runs(rig: Rig) -> None:
