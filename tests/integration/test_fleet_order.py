@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import Peer, RefusedError, eventually, peer_of
+from tests.support.asking import Peer, RefusedError, eventually, peer_of, until
 from tests.support.beanstalkd import running_beanstalkd
-from tests.support.fleet import Fleet, Record, await_calm, await_state, every_record, record_if_known, some
+from tests.support.fleet import Fleet, Record, await_calm, await_state, every_record, some
 from tests.support.mongodb import a_database
-from tests.support.serving import Served
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +89,7 @@ def test_one_killed_amid_parents_and_batches_leaves_nobody_waiting(fleet: Fleet,
                         batches[a_batch(at_dies, f"db{round_}{n}", 6)] = 6
                         batches[a_batch(at_lives, f"lb{round_}{n}", 6)] = 6
                         at_lives.call("insert", some("work", [f"m{round_}{n}"], batch=opened))
-                    wait_until_stored(lives, batches)
+                    until(dies, journal_unfed_records=0)  # what it has not stored all of would wait for it
                 dies.stop(signal.SIGKILL)
             eventually(partial(closed, at_lives, opened), bool, within_s=120)
             batches[opened] = 4
@@ -120,17 +119,3 @@ def test_a_batch_that_is_closed_at_once_has_the_jobs_that_another_server_has_acc
             opened = at_a.call("batch", {"open": True, "then": {"type": "work"}})
             at_b.call("insert", some("work", range(20), batch=opened))
             assert at_a.call("batch", {"id": opened, "close": True})["count"] == 20
-
-
-def wait_until_stored(server: Served, batches: Mapping[str, int]) -> None:
-    """Return when another server knows these batches too, each with all its jobs: a `then` is stored ahead of its jobs."""
-    for batch, count in batches.items():
-        await_count(server, batch, count)
-
-
-def await_count(server: Served, batch: str, count: int) -> None:
-    def counted() -> int:
-        then = record_if_known(server, batch)
-        return -1 if then is None else then["batch"]["count"]
-
-    eventually(counted, lambda seen: seen == count, what=f"{count} jobs in {batch}")
