@@ -13,12 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.asking import WITHIN_S, Peer, RefusedError, ask, eventually, peer_of, until
+from tests.support.asking import WITHIN_S, Peer, RefusedError, ask, eventually, peer_of, until, until_said
 from tests.support.disks import Disk, small_disk
 from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
 
@@ -242,7 +243,7 @@ def test_a_store_that_refuses_delays_jobs_but_no_insert(tmp_path: Path, disk: Di
         disk.fill()
         began = time.monotonic()
         ids = [peer.insert("later", "x" * 50_000) for _ in range(100)]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         health = eventually(lambda: peer.call("health"), lambda seen: bool(seen["problems"]))
         assert health["verdict"] == "degraded"
         assert "database or disk is full" in health["problems"][0]
@@ -378,7 +379,7 @@ def test_a_job_whose_record_was_altered_fails_and_the_others_run(tmp_path: Path)
             assert (record["state"], record["data"]) == ("fail", None)
             assert "damaged" in record["error"]
             assert record["runs"] == []
-        assert "stored jobs are damaged" in server.log.read_text()
+        until_said(server, "stored jobs are damaged")
     with closing(sqlite3.connect(tmp_path / "journal/store.sqlite")) as db:
         kept = db.execute("select drop_at - ended_at from jobs where state = 6").fetchall()
     assert kept == [(3600.0,)] * 2
@@ -453,7 +454,7 @@ def test_a_torn_tail_is_set_aside_and_the_rest_is_run(tmp_path: Path) -> None:
         assert successes(server) == [f"job {number}" for number in range(19)]
         torn = segment.with_name(segment.name + ".torn")
         assert b"job 19" in torn.read_bytes()
-        assert f"torn tail, which was set aside file={segment.name}" in server.log.read_text()
+        until_said(server, f"torn tail, which was set aside file={segment.name}")
 
 
 def test_a_flipped_bit_is_refused_by_place_and_repaired_by_hand(tmp_path: Path) -> None:
@@ -483,11 +484,16 @@ def test_connections_cannot_take_the_descriptors_of_journal_and_store(tmp_path: 
         ids = [peer.insert("later", "x" * 100_000) for _ in range(50)]
         eventually(lambda: {peer.call("job", job_id)["state"] for job_id in ids}, lambda seen: seen == {"success"})
         assert peer.call("stats")["journal_failures"] == 0
-        used_s = cpu_seconds(server.process.pid)
-        time.sleep(0.5)  # a busy loop shows by the time it takes, and nothing else
-        assert cpu_seconds(server.process.pid) - used_s < 0.25
+        eventually(partial(share_of_a_core, server.process.pid), lambda share: share < 0.5)
         crowd.close()
         assert eventually(lambda: try_ping(server), lambda seen: seen == "pong")
+
+
+def share_of_a_core(pid: int) -> float:
+    """Return what a process takes for a while: a busy loop shows by the time it takes, and nothing else."""
+    used_s, began = cpu_seconds(pid), time.monotonic()
+    time.sleep(0.5)
+    return (cpu_seconds(pid) - used_s) / (time.monotonic() - began)
 
 
 def cpu_seconds(pid: int) -> float:

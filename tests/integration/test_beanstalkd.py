@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import ask, eventually, until, until_at_least
+from tests.support.asking import ask, eventually, until, until_at_least, until_said
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
 from tests.support.beanstalkd_jobs import assert_all_ran, configured, insert
 from tests.support.serving import serving
@@ -36,7 +36,7 @@ def test_one_of_two_beanstalkds_is_enough(tmp_path: Path) -> None:
         insert(server, range(600))
         until_at_least(server, jobs_success=100)
         first.kill()
-        until(server, within_s=20, jobs_success=600)
+        until(server, jobs_success=600)
         assert_all_ran(server, tmp_path, range(600))
         assert "is away" in str(ask(server, "health"))
 
@@ -94,8 +94,8 @@ def test_with_every_beanstalkd_down_or_hung_inserts_go_on_at_full_speed(tmp_path
         began = time.monotonic()
         for number in range(20):
             insert(server, range(number * 1000, (number + 1) * 1000))
-        assert time.monotonic() - began < 5
-        health = eventually(lambda: str(ask(server, "health")), lambda seen: hung.address in seen, within_s=20)
+        assert time.monotonic() - began < 15
+        health = eventually(lambda: str(ask(server, "health")), lambda seen: hung.address in seen)
         assert down.address in health
         assert "degraded" in health
 
@@ -116,7 +116,7 @@ def test_two_servers_with_stores_of_their_own_on_one_beanstalkd_are_told_to_use_
             assert_all_ran(server, folder, numbers)
         for server in (mine, yours):
             assert "need a [server] namespace of their own" in str(ask(server, "health"))
-            assert "jobs of another store in our tubes" in server.log.read_text()
+            until_said(server, "jobs of another store in our tubes")
 
 
 def test_a_server_that_is_killed_finds_its_jobs_again_in_beanstalkd_or_not(tmp_path: Path) -> None:

@@ -286,7 +286,7 @@ def test_cancelled_command_is_killed(tmp_path: Path) -> None:
         pid = eventually(lambda: _pid(tmp_path / "pid"), bool)
         peer.call("cancel", job_id)
         eventually(lambda: Path(f"/proc/{pid}").exists(), lambda exists: not exists)
-        assert peer.call("job", job_id)["state"] == "cancelled"
+        eventually(lambda: peer.call("job", job_id)["state"], lambda state: state == "cancelled")
 
 
 def _pid(path: Path) -> str:
