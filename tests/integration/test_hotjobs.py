@@ -210,16 +210,18 @@ def test_a_client_that_reset_its_connection_is_forgotten(tmp_path: Path) -> None
     with serving(tmp_path) as server:
         peer = socket.create_connection(("127.0.0.1", server.port), timeout=30)
         lines = peer.makefile("rb")
-        peer.sendall(b"".join(hot(number, "nobody", wait=1) for number in range(100)))
-        for _ in range(100):
-            while b'"s":"ok"' not in (line := lines.readline()):  # on a busy machine the first have waited in vain by then
-                assert line
+        peer.sendall(b"".join(hot(number, "nobody", wait=2) for number in range(100)))
+        taken = in_vain = 0
+        while taken < 100:
+            line = json.loads(lines.readline())
+            taken += line["s"] == "ok"
+            in_vain += line["s"] == "err"  # on a busy machine the first have waited by then
         lines.close()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-        (_, late) = all_answers(server, hot(1, "nobody", wait=1.5))
+        (_, late) = all_answers(server, hot(1, "nobody", wait=2.5))
         assert late["e"]["code"] == "timeout"
-        assert waits(server) == 1
+        assert waits(server) == in_vain + 1
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
@@ -238,11 +240,11 @@ def test_a_client_that_is_gone_after_its_end_of_input_is_forgotten(tmp_path: Pat
         for _ in range(100):
             while b'"s":"ok"' not in (line := lines.readline()) or b'"event"' in line:
                 assert line
-        assert ask(server, "stats")["connections"] == 2
+        eventually(lambda: ask(server, "stats")["connections"], lambda count: count == 2)  # one is that which asks
         peer.shutdown(socket.SHUT_WR)
         while b'"s":"end"' not in lines.readline():  # what stands ends with the input: the server has seen it
             pass
-        assert ask(server, "stats")["connections"] == 2
+        eventually(lambda: ask(server, "stats")["connections"], lambda count: count == 2)
         lines.close()
         if family == "tcp":
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -17,7 +17,7 @@ import pytest
 from tests.support.asking import ask, eventually, peer_of, until, until_at_least, until_said
 from tests.support.commands import alive, nap, settings_of
 from tests.support.processes import environ_of, family, having_children, insert, pids, record_of, runs_of, until_gone
-from tests.support.serving import Served, serving
+from tests.support.serving import STOPPED_WITHIN_S, Served, serving
 
 
 def reopened(folder: Path, *jobs: str) -> list[dict[str, object]]:
@@ -27,11 +27,14 @@ def reopened(folder: Path, *jobs: str) -> list[dict[str, object]]:
 
 
 def test_a_stop_lets_runs_finish_and_takes_no_more(tmp_path: Path) -> None:
-    with having_children(tmp_path, 2, WORKER__CONCURRENCY="1") as server:
-        jobs = [insert(server, "sleep", 1) for _ in range(3)]
+    with having_children(tmp_path, 2, WORKER__CONCURRENCY="1", WORKER__GRACE_S="60") as server:
+        jobs = [insert(server, "until", "let-go") for _ in range(3)]
         until(server, running=2)
         everybody = family(server)
-        assert server.stop() == 0
+        server.process.send_signal(signal.SIGTERM)
+        until_said(server, "waiting for remote runs to finish")
+        (tmp_path / "let-go").touch()
+        assert server.process.wait(STOPPED_WITHIN_S) == 0
         until_gone(everybody)
         said = server.log.read_text()
         assert "killing them" not in said
