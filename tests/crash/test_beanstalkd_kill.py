@@ -23,7 +23,8 @@ JOBS = 200
 #: so small that each batch of jobs begins a new file
 BINLOG_BYTES = 32_768
 PAGE_BYTES = 4096
-AGAIN_WITHIN_S = 5
+#: the longest pause between two tries, and what a busy machine takes
+AGAIN_WITHIN_S = 10
 
 
 class Fault:

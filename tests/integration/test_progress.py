@@ -340,7 +340,7 @@ def test_what_a_handler_saved_outlives_a_kill_of_the_server(folder: Path, kind: 
     with lanes_here(folder) as server:
         job_id = ask(server, "insert", {"type": f"slow-{kind}", "data": str(mark), "ghost_delay": 0})
         eventually(mark.exists, bool)
-        eventually(lambda: progress(server, job_id), lambda seen: seen == {"step": 2, "attempt": 1}, within_s=10)
+        eventually(lambda: progress(server, job_id), lambda seen: seen == {"step": 2, "attempt": 1})
         server.stop(signal.SIGKILL)
     with lanes_here(folder) as server:
         assert ended(server, job_id)["result"] == {"step": 2, "attempt": 1}

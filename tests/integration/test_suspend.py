@@ -188,8 +188,8 @@ def test_all_servers_of_a_store_hear_of_it(folder: Path, server_uri: str, broker
         settings |= {"BROKER__KIND": broker, "BROKER__SERVERS": json.dumps([beanstalkd.address])}
         with serving(folder, **settings) as one, serving(folder / "two", **settings) as two:
             ask(one, "suspend", "mail")
-            eventually(lambda: ask(two, "suspend", "mail"), lambda answer: not answer["changed"], within_s=4)
-            eventually(lambda: ask(two, "insert", {"type": "mail"}) and ask(two, "health")["notes"], bool, within_s=5)
+            eventually(lambda: ask(two, "suspend", "mail"), lambda answer: not answer["changed"])
+            eventually(lambda: ask(two, "insert", {"type": "mail"}) and ask(two, "health")["notes"], bool)
             mails = len(began(folder / "two", "mail"))
             ask(two, "insert", [{"type": "mail"}] * 20)
             ask(two, "insert", [{"type": "video"}] * 20)

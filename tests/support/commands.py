@@ -38,7 +38,7 @@ def until_running(*naps: str) -> None:
 
 def until_gone(*naps: str) -> None:
     """Wait until none of these commands runs any more."""
-    eventually(lambda: alive(*naps), lambda found: found == [], within_s=10, what="gone")
+    eventually(lambda: alive(*naps), lambda found: found == [], what="gone")
 
 
 def command_lines() -> dict[int, list[str]]:
