@@ -33,6 +33,8 @@ LONGEST_WAIT_S = 3600.0
 MOST_TYPES = 1000
 #: new jobs that wait, and what is retried at once, are given to whoever asks within so long, in s, unless something keeps them
 CLAIM_S = 0.2
+#: or within so many times what a look in vain took: a slow store gives back what that has claimed, and claims, as slowly
+PATIENCE = 4
 #: a queue that is stopping is asked again after so long, in s
 DRAINED_S = 0.5
 
@@ -214,13 +216,14 @@ class Running:
 
         is_back: a job that ran here may wait again, and is on its way.
         """
-        types = sorted(self._registry.types)
+        types, began = sorted(self._registry.types), _now()
         try:
             if not wait_s and not await self.may_have(types):
                 return []
             runs = await self._client.reserve(types, room, wait_s, worker=self._worker)
             if not runs and not wait_s and (is_back or await self._may_come(types)):
-                runs = await self._client.reserve(types, room, CLAIM_S, worker=self._worker)
+                claim_s = max(CLAIM_S, PATIENCE * (_now() - began))
+                runs = await self._client.reserve(types, room, claim_s, worker=self._worker)
             return runs
         except CallError as error:
             if error.call_code == "draining":

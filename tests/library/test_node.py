@@ -196,6 +196,27 @@ async def test_what_a_look_has_claimed_too_late_is_run_all_the_same(tmp_path: Pa
         assert await queue.run_jobs(-1) == 1
 
 
+async def test_the_jobs_of_a_slow_store_are_waited_for_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def done(_data: object) -> None: ...
+
+    async with kqs.open(tmp_path / "queue") as queue:
+        client: Client = queue._client
+        reserve, types = client.reserve, client.types
+
+        async def claimed_late(types: list[str], count: int, wait_s: float, *, worker: str) -> list[Run]:
+            return await reserve(types, count, 10, worker=worker) if wait_s > 0.3 else []
+
+        async def told_late(limit: int) -> list[dict[str, Any]]:
+            await asyncio.sleep(0.1)
+            return await types(limit=limit)
+
+        monkeypatch.setattr(client, "reserve", claimed_late)
+        monkeypatch.setattr(client, "types", told_late)
+        queue.add_handler("mail", done)
+        await queue.add_job("mail")
+        assert await queue.run_jobs(-1) == 1
+
+
 async def test_a_program_that_cancels_all_its_tasks_can_close_it_all_the_same(tmp_path: Path) -> None:
     queue = kqs.open(tmp_path / "queue")
     await queue.open()
