@@ -60,7 +60,7 @@ def test_jobs_are_cancelled_retried_and_deleted_by_a_filter(kqs: Kqs) -> None:
 
 def test_a_running_job_is_passed_over_unless_forced(kqs: Kqs) -> None:
     (job_id,) = insert(kqs, "held", 1)
-    assert kqs("call", "reserve", '{types:["held"],worker:"w",hold:true}')[0] == 0
+    assert kqs("call", "reserve", '{types:["held"],wait:20,worker:"w",hold:true}')[0] == 0
     code, _, err = kqs("delete", job_id)
     assert (code, err.startswith("kqs: running: ")) == (1, True)
     assert kqs("delete", "--type", "held")[1] == "0 deleted; 1 that run passed over (--force deletes them too)\n"

@@ -128,7 +128,7 @@ def ordered(wire: WireWorker, kind: str, *jobs: Mapping[str, object]) -> list[st
     ids = wire.call("insert", [{"type": kind, **fields} for fields in jobs])
     wire.call("explain", ids[-1])
     runs = wire.reserve(kind, count=len(jobs))
-    while len(runs) < len(jobs) and (more := wire.reserve(kind, count=len(jobs) - len(runs), wait=0)):
+    while len(runs) < len(jobs) and (more := wire.reserve(kind, count=len(jobs) - len(runs), wait=1)):
         runs += more
     return [run["id"] for run in runs]
 
@@ -655,9 +655,10 @@ def test_kickq_hotjob_promise(wire: WireWorker, kind: str) -> None:
 
 def test_kickq_state_queued(wire: WireWorker, kind: str) -> None:
     heard = happening(wire, kind, "queued")
-    job_id = insert(wire, kind, delay=0.1)
+    job_id = insert(wire, kind, delay=2)
+    assert job(wire, job_id)["state"] == "delayed"
     assert wire.next(heard)["id"] == job_id
-    eventually(lambda: job(wire, job_id)["state"], lambda state: state == "new")
+    assert job(wire, job_id)["state"] == "delayed"
 
 
 def test_kickq_event_kickq_create(wire: WireWorker, kind: str) -> None:

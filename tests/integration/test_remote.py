@@ -440,7 +440,7 @@ def test_what_is_held_by_nobody_who_knows_of_it_is_a_ghost_after_its_ttr(tmp_pat
     with serving(tmp_path) as server, working_at(server) as worker:
         ids = worker.call("insert", [{"type": "mail", "ttr": 3, "ghost_delay": 0}] * 20)
         until(server, jobs_new=20)
-        worker.send("reserve", {"types": ["mail"], "count": 20, "worker": "w", "hold": True})
+        worker.send("reserve", {"types": ["mail"], "count": 20, "wait": 20, "worker": "w", "hold": True})
         until(server, running_remote=20)
         server.stop(signal.SIGKILL)  # the answer was on its way
     with serving(tmp_path) as server, working_at(server) as worker:

@@ -478,7 +478,7 @@ async def test_progress_is_kept_shown_and_handed_to_the_next_run(queue: kqs.Queu
 async def test_a_reserved_run_is_touched_and_reported(queue: kqs.Queue, type_: str) -> None:
     job = await queue.add_job(type_, {"n": 1})
     assert await queue.reserve(f"{type_}-none") == []
-    (run,) = await queue.reserve(type_)
+    (run,) = await queue.reserve(type_, wait_s=5)
     assert (run.id, run.type, run.data, run.attempt, run.failures, run.is_over) == (job.id, type_, {"n": 1}, 1, 0, False)
     assert 29 < await run.touch({"at": 1}) <= run.ttr
     await run.again()
