@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Coroutine
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from kqs.errors import JournalError, JournalFailedError, StoreUnavailableError
+from kqs.errors import JournalError, JournalFailedError
 from kqs.outcome import Again, Failed, Ok, Outcome
-from tests.support.feeding import caught_up
-from tests.support.life import AccountedHand, Life
+from tests.support.life import AccountedHand
+from tests.support.life_machine import LifeMachine
 from tests.support.turning import until
 
 PLAIN = b'{"type":"mail"}'
@@ -42,31 +38,16 @@ def array(job: bytes, count: int) -> bytes:
     return b"[" + b",".join([job] * count) + b"]"
 
 
-class ClaimsMachine(RuleBasedStateMachine):
+class ClaimsMachine(LifeMachine):
     """A core between an account of what was asked and hands that run jobs as the test says."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="kqs-claims-"))
-        self.loop = asyncio.new_event_loop()
-        self.life = Life(self.folder / "life")
-        self.boots = 1
         self.run(self.start())
 
     async def start(self) -> None:
-        await self.life.start()
+        await super().start()
         self.hand = self.life.hand(2, "mail")
-
-    def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
-        async def bounded() -> Any:
-            async with asyncio.timeout(20):
-                return await steps
-
-        return self.loop.run_until_complete(bounded())
-
-    async def pause(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
 
     @rule(
         lines=st.lists(
@@ -138,15 +119,6 @@ class ClaimsMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
-    @rule()
-    def refuse_for_a_while(self) -> None:
-        self.life.fault = StoreUnavailableError("no")
-
-    @precondition(lambda self: self.life.fault is not None)
-    @rule()
-    def take_again(self) -> None:
-        self.life.fault = None
-
     @rule(wait_s=st.sampled_from([0.01, 0.2, 1.5]))
     def wait(self, wait_s: float) -> None:
         async def steps() -> None:
@@ -155,22 +127,14 @@ class ClaimsMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
-    @precondition(lambda self: self.life.fault is None)
-    @rule()
-    def catch_up(self) -> None:
-        assert self.life.feeding.feeder is not None
-        self.run(caught_up(self.life.feeding.feeder))
-
     @precondition(lambda self: self.boots < 4)
     @rule()
     def kill(self) -> None:
         async def steps() -> None:
-            old, life = self.life, Life(self.folder / f"boot{self.boots}", self.life.clock)
-            async with old._mutex:  # no call of the store is half done
-                shutil.copytree(old.folder, life.folder)
-                life.account, life.given, life.prio = old.account.copy(), old.given, old.prio
+            old, life = self.life, self.next_life()
+            await self.inherit(life)
             old.fault = None
-            await old.stop()
+            await self.stop()
             life.account.cut_off()
             self.life = life
             await self.start()
@@ -193,20 +157,6 @@ class ClaimsMachine(RuleBasedStateMachine):
             prio = self.life.prio[order]
             assert not [other for other, of in newest.items() if prio <= other and order < of]
             newest[prio] = max(order, newest.get(prio, 0))
-
-    @invariant()
-    def nothing_failed(self) -> None:
-        assert not self.life.feeding.faults
-
-    def teardown(self) -> None:
-        self.life.fault = None
-        try:
-            self.run(self.life.finish())
-            self.run(self.life.check())
-        finally:
-            self.run(self.life.stop())
-            self.loop.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 TestClaims = ClaimsMachine.TestCase

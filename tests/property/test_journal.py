@@ -30,6 +30,7 @@ from kqs.journal.format import (
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
 from tests.support.journal import Heard, Told, a_journal, a_record, all_records, claims, recovered
+from tests.support.turning import run_within
 
 U64 = st.integers(0, 2**63 - 1)
 ID = st.binary(min_size=16, max_size=16)
@@ -83,11 +84,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.faults: list[Exception] = []
 
     def run(self, work: Any) -> Any:
-        async def bounded() -> Any:
-            async with asyncio.timeout(10):
-                return await work
-
-        return self.loop.run_until_complete(bounded())
+        return run_within(self.loop, work, 10)
 
     def make(self) -> None:
         self.heard = Heard()

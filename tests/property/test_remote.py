@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
-from kqs.errors import StoreUnavailableError
 from kqs.job import Returned
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.remote import Desk, OpenRun, Order
 from kqs.states import ENDED
 from tests.support.feeding import caught_up
-from tests.support.life import Life
+from tests.support.life_machine import LifeMachine
 
 JOBS = st.sampled_from(
     [
@@ -84,15 +79,11 @@ def _of_no_concern(token: str, ok: bool) -> None:
     """Take in nothing."""
 
 
-class RemoteMachine(RuleBasedStateMachine):
+class RemoteMachine(LifeMachine):
     """A desk over a core, between an account of the jobs and peers that do as the test says."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="kqs-remote-"))
-        self.loop = asyncio.new_event_loop()
-        self.life = Life(self.folder / "life")
-        self.boots = 1
         self.open: dict[str, tuple[OpenRun, Peer | None, Stood]] = {}  # of nobody: held, and its connection was lost
         self.old: list[str] = []  # tokens of runs that are over, of earlier boots too
         self.told: Counter[str] = Counter()
@@ -104,23 +95,12 @@ class RemoteMachine(RuleBasedStateMachine):
 
     async def start(self) -> None:
         self.is_dying = False
-        await self.life.start()
+        await super().start()
         self.desk = Desk(self.life.rig.queue, 0.0, self.life.rig.supervisor)
         self.desk.start(self.life.rig.info.store_id)
         self.peers = [Peer(self) for _ in range(3)]
         for peer, held in zip(self.peers, (False, True), strict=False):  # so that most of what is inserted runs
             peer.ask(frozenset(["mail", "resize"]), 3, "a", is_once=False, held=held)
-
-    def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
-        async def bounded() -> Any:
-            async with asyncio.timeout(20):
-                return await steps
-
-        return self.loop.run_until_complete(bounded())
-
-    async def pause(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
 
     def begun(self, run: OpenRun, peer: Peer, stood: Stood) -> None:
         assert run.token not in self.open
@@ -319,33 +299,16 @@ class RemoteMachine(RuleBasedStateMachine):
 
         self.run(steps())
 
-    @rule()
-    def refuse_for_a_while(self) -> None:
-        self.life.fault = StoreUnavailableError("no")
-
-    @precondition(lambda self: self.life.fault is not None)
-    @rule()
-    def take_again(self) -> None:
-        self.life.fault = None
-
-    @precondition(lambda self: self.life.fault is None)
-    @rule()
-    def catch_up(self) -> None:
-        assert self.life.feeding.feeder is not None
-        self.run(caught_up(self.life.feeding.feeder))
-
     @precondition(lambda self: self.boots < 4)
     @rule(is_kill=st.booleans())
     def restart(self, is_kill: bool) -> None:
         async def steps() -> None:
-            old, life = self.life, Life(self.folder / f"boot{self.boots}", self.life.clock)
+            old, life = self.life, self.next_life()
             self.find_lost()
             if not is_kill:
                 old.fault = None
                 await self.stop()
-            async with old._mutex:  # no call of the store is half done
-                shutil.copytree(old.folder, life.folder)
-                life.account, life.given, life.prio = old.account.copy(), old.given, old.prio
+            await self.inherit(life)
             if is_kill:
                 old.fault = None
                 held = self.forget_all()
@@ -391,7 +354,7 @@ class RemoteMachine(RuleBasedStateMachine):
             assert self.desk.run(token) is None
             if not run.run.held:
                 self.over(token, is_final=False)
-        await self.life.stop()
+        await super().stop()
         self.__dict__.pop("note_told", None)
 
     @invariant()
@@ -417,20 +380,6 @@ class RemoteMachine(RuleBasedStateMachine):
                 assert pool.consumer._room == in_line
             for order in pool.orders:
                 assert (order in pool._line) == (order.room > 0 and not order.is_paused)
-
-    @invariant()
-    def nothing_failed(self) -> None:
-        assert not self.life.feeding.faults
-
-    def teardown(self) -> None:
-        self.life.fault = None
-        try:
-            self.run(self.finish_all())
-            self.run(self.life.check())
-        finally:
-            self.run(self.stop())
-            self.loop.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def finish_all(self) -> None:
         """Let all that is left run well, in the hands of one more worker, and end."""

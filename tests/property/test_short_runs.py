@@ -35,6 +35,7 @@ from kqs.store.base import Verb
 from kqs.worker import Worker
 from tests.support.clock import FakeClock
 from tests.support.machines import played
+from tests.support.turning import run_within
 from tests.support.whole import Whole
 
 #: how long nothing may change of what must happen by itself, in s
@@ -227,14 +228,10 @@ class ShortRunsMachine(RuleBasedStateMachine):
             self.run(self.limiting(type_, {"max_running": 2}))
 
     def run(self, steps: Any) -> Any:
-        async def bounded() -> Any:
-            async with asyncio.timeout(300):
-                answer = await steps
-            assert not self.boot.faults, self.boot.faults
-            assert not self.boot.whole.rig.supervisor.faults
-            return answer
-
-        return self.loop.run_until_complete(bounded())
+        answer = run_within(self.loop, steps, 300)
+        assert not self.boot.faults, self.boot.faults
+        assert not self.boot.whole.rig.supervisor.faults
+        return answer
 
     @rule(jobs=JOBS, count=COUNTS, has_ids=st.booleans(), turns=st.integers(0, 9))
     def insert(self, jobs: dict[str, Any], count: int, has_ids: bool, turns: int) -> None:

@@ -16,6 +16,16 @@ WITHIN_S = 20
 _TURNS = 30
 
 
+def run_within(loop: asyncio.AbstractEventLoop, steps: Coroutine[Any, Any, T], within_s: float) -> T:
+    """Return what `steps` return, run on a loop that stands still."""
+
+    async def bounded() -> T:
+        async with asyncio.timeout(within_s):
+            return await steps
+
+    return loop.run_until_complete(bounded())
+
+
 async def until(condition: Callable[[], object], within_s: float = WITHIN_S) -> None:
     """Let the loop turn until `condition` holds."""
     async with asyncio.timeout(within_s):

@@ -32,6 +32,7 @@ from kqs.wire.inserted import Inserted, Refused
 from tests.support.clock import FakeClock
 from tests.support.oracle import Job, Oracle, after_a_kill, shown
 from tests.support.oracle_rules import Rules, Tokens
+from tests.support.turning import run_within
 from tests.support.whole import Lane, Whole
 
 RESOURCES = [None, "r", "r", "s"]
@@ -206,11 +207,7 @@ class WholeMachine(RuleBasedStateMachine):
         return whole
 
     def run(self, steps: Coroutine[Any, Any, Any]) -> Any:
-        async def bounded() -> Any:
-            async with asyncio.timeout(30):
-                return await steps
-
-        return self.loop.run_until_complete(bounded())
+        return run_within(self.loop, steps, 30)
 
     async def start(self, *, is_asked: bool = True) -> None:
         self.begun = []
