@@ -102,7 +102,7 @@ class WireSource:
         """Take in that a run has begun; `on_lost` is called when it is ours no more."""
         token = str(run.handle)
         found = self._runs[token]
-        lease = self._leasing.lease(run, found.options, on_lost, now, is_remote=True)
+        lease = self._leasing.lease(run, found.options, on_lost, now)
         self._open_runs.begin(token, found, lease)
         self._note()
         return lease

@@ -35,7 +35,8 @@ class Lease(msgspec.Struct, gc=False, eq=False):
     """One run in progress; made by `Leasing`. Deadlines, and when it began, are on the monotonic clock, in s.
 
     context: what its handler is given. on_lost: called when it is over without a report.
-    on_cancel: called when the job is cancelled, or deleted: whoever has the run ends it. None: it is over with that.
+    on_cancel: of a run that has begun elsewhere; called when the job is cancelled, or deleted: whoever has the run ends it.
+    None: it is here, and over with that.
     """
 
     run: Run
@@ -76,14 +77,10 @@ class Leasing:
         on_lost: Callable[[Lease], None],
         now: float | None = None,
         on_cancel: Callable[[Lease], None] | None = None,
-        *,
-        is_remote: bool = False,
     ) -> Lease:
-        """Return the lease of a run that begins, or began at `now`.
-
-        Args: on_lost, on_cancel: see `Lease`. is_remote: who touches for its handler, if it does not, may die alone.
-        """
+        """Return the lease of a run that begins, or began at `now`. on_lost, on_cancel: see `Lease`."""
         began_at = self._monotonic() if now is None else now
+        is_elsewhere = on_cancel is not None
         return Lease(
             run,
             options,
@@ -92,7 +89,7 @@ class Leasing:
             on_cancel,
             began_at,
             # in the server who touches for the handler dies with it, and a dead process's claims go back at the next start
-            math.inf if options.auto_touch and not is_remote else began_at + options.ttr,
+            math.inf if options.auto_touch and not is_elsewhere else began_at + options.ttr,
             math.inf if options.time_limit is None else began_at + options.time_limit,
         )
 

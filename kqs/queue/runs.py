@@ -134,22 +134,21 @@ class Runs:
         now: float | None = None,
         on_cancel: Callable[[Lease], None] | None = None,
         *,
-        is_remote: bool = False,
         goes_on: bool = False,
     ) -> Lease:
         """Start the clock of a run that `may_begin`, and has not ended in the step in which it began.
 
         `on_lost` is called if a deadline of the run passes, or its job is called off; what is said of it then is stale, but for
         `left`.
-        now: when it began, if that is known. on_cancel: as Lease's. is_remote: as for `Leasing`. goes_on: it began at
-        another server, or in an earlier life of this one, where that was told.
+        now: when it began, if that is known. on_cancel: as Lease's. goes_on: it began at another server, or in an earlier
+        life of this one, where that was told.
         """
         if self._events.is_heard and not goes_on:
             self._events.started(run)
         if self._gates:
             self._admission.limits.hold(run.type, run.claim.order, run.claim.attempt)
         options = self._cascade.resolve(run.type, run.options)
-        lease = self._leasing.lease(run, options, on_lost, now, on_cancel, is_remote=is_remote)
+        lease = self._leasing.lease(run, options, on_lost, now, on_cancel)
         self._leases.add(lease)
         return lease
 

@@ -135,7 +135,7 @@ class Desk:
         begun: dict[str, OpenRun] = {}
         for run in runs:
             token, kept = token_of(run), without_long(run)
-            lease = begin(kept, on_lost, now, on_cancel, is_remote=True, goes_on=party is None)
+            lease = begin(kept, on_lost, now, on_cancel, goes_on=party is None)
             begun[token] = OpenRun(kept, token, lease, run.data, run.progress, party, order, worker, run.is_cancelled)
             self._held_count += run.held
         self._runs.update(begun)
