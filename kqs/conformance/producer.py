@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -11,7 +11,7 @@ from kqs.conformance import speech
 from kqs.conformance.desk import same
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Heard, Lost, Peer, Printed, Stage
-from kqs.conformance.trial import AWAY_S, DATA, Scenario, Trial, tried
+from kqs.conformance.trial import AWAY_S, DATA, Rules, Trial
 from kqs.errors import ERROR_CODES, CallError
 from kqs.options import Job, JobFields
 from kqs.wire.call import BadLine, Call
@@ -23,6 +23,8 @@ MOST_TRIES = 12
 #: how long several inserts are waited for before a producer is believed to send one at a time, in s
 QUIET_S = 0.5
 _ANOTHER = "its data had changed"
+
+_RULES = Rules()
 
 
 class Insert:
@@ -132,8 +134,8 @@ class ProducerTrial(Trial):
 
     # the rules
 
-    async def inserts_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("inserts", "inserts a line of its input, and prints the id when that is answered")
+    async def _inserts_rule(self) -> None:
         self.write(DATA)
         insert = await self.insert()
         job = insert.job
@@ -142,8 +144,8 @@ class ProducerTrial(Trial):
         self.expect(not self.printed, "nothing printed before the answer", f"got {self.printed}")
         await self.kept(insert)
 
-    async def ids_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("ids", "gives each job an id of its own, also when it is started anew")
+    async def _ids_rule(self) -> None:
         ids = []
         for _ in range(3):
             self.write(1)
@@ -163,36 +165,15 @@ class ProducerTrial(Trial):
         )
         await self.kept(insert)
 
-    async def waits_rule(self) -> None:
-        """See RULES."""
-        self.write(1)
-        insert = await self.insert()
-        if isinstance(insert.job, JobFields) and insert.job.wait == 0:
-            await self.kept(insert)
-            raise NotTried('it inserts with "wait":0')
-        insert.peer.send(speech.event(insert.call, insert.job.id))
-        await self.watch(QUIET_S)
-        insert.peer.send(insert.refusal("job_failed"))
-        await self.says(str(insert.job.id))
-        self.write(2)
-        await self.kept(await self.insert())
-
-    async def pieces_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("pieces", "reads a line that comes in pieces")
+    async def _pieces_rule(self) -> None:
         self.write(1)
         insert = await self.insert()
         await insert.peer.send_in_pieces(insert.answer())
         await self.says(str(insert.job.id))
 
-    async def unknown_rule(self) -> None:
-        """See RULES."""
-        self.write(1)
-        insert = await self.insert()
-        insert.peer.send(insert.answer().replace(b"{", b'{"later":{"a":[1]},', 1))
-        await self.says(str(insert.job.id))
-
-    async def many_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("many", "reads many lines that come in one piece, in any order")
+    async def _many_rule(self) -> None:
         self.write(1, 2, 3)
         if not await self.until(lambda: len(self.inserts) == 3, QUIET_S):
             await self._all_printed(await self._one_by_one(3))
@@ -215,8 +196,29 @@ class ProducerTrial(Trial):
         self.expect(sorted(self.printed) == sorted(ids), f"the lines {ids} on its output", f"got {self.printed}")
         self.inserts.clear()
 
-    async def busy_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("unknown", "ignores fields of an answer that it does not know")
+    async def _unknown_rule(self) -> None:
+        self.write(1)
+        insert = await self.insert()
+        insert.peer.send(insert.answer().replace(b"{", b'{"later":{"a":[1]},', 1))
+        await self.says(str(insert.job.id))
+
+    @_RULES.add("waits", "takes an intermediate answer to mean that the job is kept, and what follows it for none")
+    async def _waits_rule(self) -> None:
+        self.write(1)
+        insert = await self.insert()
+        if isinstance(insert.job, JobFields) and insert.job.wait == 0:
+            await self.kept(insert)
+            raise NotTried('it inserts with "wait":0')
+        insert.peer.send(speech.event(insert.call, insert.job.id))
+        await self.watch(QUIET_S)
+        insert.peer.send(insert.refusal("job_failed"))
+        await self.says(str(insert.job.id))
+        self.write(2)
+        await self.kept(await self.insert())
+
+    @_RULES.add("busy", "inserts again after busy, under the same id, waiting longer each time")
+    async def _busy_rule(self) -> None:
         self.write(1)
         first = insert = await self.insert()
         tries, until = 1, time.monotonic() + AWAY_S
@@ -227,16 +229,16 @@ class ProducerTrial(Trial):
         self.expect(tries <= MOST_TRIES, f"a longer wait after each refusal, so up to {MOST_TRIES} tries", f"{tries} came")
         await self.kept(insert)
 
-    async def later_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("later", "inserts again after draining, no_space, journal_failed and internal")
+    async def _later_rule(self) -> None:
         for code in ("draining", "no_space", "journal_failed", "internal"):
             self.write(1)
             insert = await self.insert()
             insert.peer.send(insert.refusal(code))
             await self.kept(await self.again(insert, code))
 
-    async def lost_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("lost", "inserts again, under the same id, what a lost connection left without an answer")
+    async def _lost_rule(self) -> None:
         self.write(DATA, 2, 3)
         await self.until(lambda: len(self.inserts) == 3, QUIET_S)
         unanswered = [await self.insert() for _ in range(max(1, len(self.inserts)))]
@@ -255,8 +257,8 @@ class ProducerTrial(Trial):
             self.expect(second is None or bytes(second.job.data) == bytes(first.job.data), "the same job again", _ANOTHER)
         await self._all_printed([str(job_id) for job_id in came])
 
-    async def half_line_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("half-line", "takes a line that a lost connection cut short for none")
+    async def _half_line_rule(self) -> None:
         self.write(1)
         insert = await self.insert()
         # all but the newline: it parses, and is no line
@@ -264,8 +266,8 @@ class ProducerTrial(Trial):
         insert.peer.close()
         await self.kept(await self.again(insert, "half an answer"))
 
-    async def back_off_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("back-off", "connects again after a lost connection, waiting longer each time")
+    async def _back_off_rule(self) -> None:
         self.write(1)
         insert = await self.insert()
         self.stage.shut()
@@ -278,15 +280,26 @@ class ProducerTrial(Trial):
         )
         await self.kept(await self.again(insert, "the server was away"))
 
-    async def refused_rule(self) -> None:
-        """See RULES."""
-        for code in ("bad_job", "too_large", "bad_call", "forbidden"):
-            self.write(1)
-            await self._gives_up(await self.insert(), code)
-        await self.ends_with(1)
+    @_RULES.add("ends", "ends with status 0 after the end of its input, when all is answered, and not before")
+    async def _ends_rule(self) -> None:
+        self.write(1)
+        await self.kept(await self.insert())
+        self.write(2)
+        insert = await self.insert()
+        self.stage.end_input()
+        await self.watch(QUIET_S)
+        insert.peer.close()
+        await self.kept(await self.again(insert, "a lost connection after the end of the input"))
+        await self.ends_with(0)
 
-    async def too_large_rule(self) -> None:
-        """See RULES."""
+    async def ends_with(self, status: int) -> None:
+        """Broken: the program does not end so after the end of its input."""
+        self.stage.end_input()
+        await self.until(lambda: self.stage.status is not None)
+        self.expect(self.stage.status == status, f"the program to end with status {status} after the end of its input")
+
+    @_RULES.add("too-large", "finds out which insert a too_large without an id means, and inserts the others")
+    async def _too_large_rule(self) -> None:
         self.write(1, DATA, 2)
         await self.until(lambda: len(self.inserts) == 3, QUIET_S)
         tries, ids = 0, set[str]()
@@ -314,58 +327,17 @@ class ProducerTrial(Trial):
         )
         await self.kept(following)
 
-    async def ends_rule(self) -> None:
-        """See RULES."""
-        self.write(1)
-        await self.kept(await self.insert())
-        self.write(2)
-        insert = await self.insert()
-        self.stage.end_input()
-        await self.watch(QUIET_S)
-        insert.peer.close()
-        await self.kept(await self.again(insert, "a lost connection after the end of the input"))
-        await self.ends_with(0)
-
-    async def ends_with(self, status: int) -> None:
-        """Broken: the program does not end so after the end of its input."""
-        self.stage.end_input()
-        await self.until(lambda: self.stage.status is not None)
-        self.expect(self.stage.status == status, f"the program to end with status {status} after the end of its input")
+    @_RULES.add("refused", "tells of a job that is refused for good, does not insert it again, and ends with status 1")
+    async def _refused_rule(self) -> None:
+        for code in ("bad_job", "too_large", "bad_call", "forbidden"):
+            self.write(1)
+            await self._gives_up(await self.insert(), code)
+        await self.ends_with(1)
 
 
-#: name -> (what is demanded, the scenario)
-_RULES: Mapping[str, tuple[str, Callable[[ProducerTrial], Scenario]]] = {
-    "inserts": ("inserts a line of its input, and prints the id when that is answered", lambda trial: trial.inserts_rule),
-    "ids": ("gives each job an id of its own, also when it is started anew", lambda trial: trial.ids_rule),
-    "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
-    "many": ("reads many lines that come in one piece, in any order", lambda trial: trial.many_rule),
-    "unknown": ("ignores fields of an answer that it does not know", lambda trial: trial.unknown_rule),
-    "waits": (
-        "takes an intermediate answer to mean that the job is kept, and what follows it for none",
-        lambda trial: trial.waits_rule,
-    ),
-    "busy": ("inserts again after busy, under the same id, waiting longer each time", lambda trial: trial.busy_rule),
-    "later": ("inserts again after draining, no_space, journal_failed and internal", lambda trial: trial.later_rule),
-    "lost": ("inserts again, under the same id, what a lost connection left without an answer", lambda trial: trial.lost_rule),
-    "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
-    "back-off": ("connects again after a lost connection, waiting longer each time", lambda trial: trial.back_off_rule),
-    "ends": (
-        "ends with status 0 after the end of its input, when all is answered, and not before",
-        lambda trial: trial.ends_rule,
-    ),
-    "too-large": (
-        "finds out which insert a too_large without an id means, and inserts the others",
-        lambda trial: trial.too_large_rule,
-    ),
-    "refused": (
-        "tells of a job that is refused for good, does not insert it again, and ends with status 1",
-        lambda trial: trial.refused_rule,
-    ),
-}
-CLIENT_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]
+CLIENT_RULES = _RULES.all
 
 
 async def client_report(stage: Stage, rules: Collection[Rule], told: Callable[[Line], None]) -> Report:
     """Try a producer. told: of each rule, as it is tried."""
-    trial = ProducerTrial(stage)
-    return await tried(trial, {rule: _RULES[rule.name][1](trial) for rule in rules}, told)
+    return await _RULES.try_out(ProducerTrial(stage), rules, told)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, TypeVar
 
 from kqs.conformance.score import Broken, End, Line, NotTried, Report, Rule
 from kqs.conformance.stage import Happening, Stage
@@ -68,35 +68,58 @@ class Trial:
         return f"the program ended with status {stage.status}" + (f": {words}" if words else "")
 
 
-Scenario = Callable[[], Awaitable[None]]
 #: tries a program on a stage by rules, and tells of each
 Tried = Callable[[Stage, Collection[Rule], Callable[[Line], None]], Awaitable[Report]]
+_Scenario = TypeVar("_Scenario", bound=Callable[[Any], Awaitable[None]])
 
 
-async def tried(trial: Trial, rules: Mapping[Rule, Scenario], told: Callable[[Line], None]) -> Report:
-    """Try each rule, tell how it came out, and return all. Without a program that begins as it must, the rest is not tried."""
-    lines: list[Line] = []
-    fault = ""
-    for rule, scenario in rules.items():
-        if fault:
-            line = Line(rule, End.NOT_TRIED, fault)
-        else:
-            is_anew = not trial.stage.is_running
-            try:
-                await trial.prepare()
-            except Broken as broken:
-                line = await _broken(trial, rule, broken)
-                fault = "it did not even begin" if is_anew else ""
+class Rules:
+    """The rules of one kind of program, in the order in which they are tried: each stands above the scenario that tries it."""
+
+    def __init__(self) -> None:
+        self._scenarios: dict[Rule, Callable[[Any], Awaitable[None]]] = {}
+
+    def add(self, name: str, demand: str) -> Callable[[_Scenario], _Scenario]:
+        """Take in the rule that a method of the trial tries."""
+
+        def added(scenario: _Scenario) -> _Scenario:
+            self._scenarios[Rule(name, demand)] = scenario
+            return scenario
+
+        return added
+
+    @property
+    def all(self) -> list[Rule]:
+        """Return those that were added so far."""
+        return [*self._scenarios]
+
+    async def try_out(self, trial: Trial, rules: Collection[Rule], told: Callable[[Line], None]) -> Report:
+        """Try these of them, tell how each came out, and return all.
+
+        Without a program that begins as it must, the rest is not tried.
+        """
+        lines: list[Line] = []
+        fault = ""
+        for rule in rules:
+            if fault:
+                line = Line(rule, End.NOT_TRIED, fault)
             else:
-                line = await _try(trial, rule, scenario)
-        lines.append(line)
-        told(line)
-    return Report(lines)
+                is_anew = not trial.stage.is_running
+                try:
+                    await trial.prepare()
+                except Broken as broken:
+                    line = await _broken(trial, rule, broken)
+                    fault = "it did not even begin" if is_anew else ""
+                else:
+                    line = await _try(trial, rule, self._scenarios[rule])
+            lines.append(line)
+            told(line)
+        return Report(lines)
 
 
-async def _try(trial: Trial, rule: Rule, scenario: Scenario) -> Line:
+async def _try(trial: Trial, rule: Rule, scenario: Callable[[Any], Awaitable[None]]) -> Line:
     try:
-        await scenario()
+        await scenario(trial)
         trial.check()
     except NotTried as why:
         return Line(rule, End.NOT_TRIED, str(why))

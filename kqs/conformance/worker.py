@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kqs.conformance import speech
 from kqs.conformance.desk import Ask, Given
 from kqs.conformance.score import Line, NotTried, Report, Rule
 from kqs.conformance.stage import Peer, Stage
-from kqs.conformance.trial import AWAY_S, DATA, Scenario, tried
+from kqs.conformance.trial import AWAY_S, DATA, Rules
 from kqs.conformance.worker_trial import WorkerTrial
 from kqs.rpc.working import LEAST_WAIT_S
 from kqs.wire.lines import DEFAULT_LINE_BYTES
@@ -37,16 +37,18 @@ MOST_GIVEN = 5
 
 _FUTURE = {"resource": None, "progress": {"step": 3}, "later": [1, {"a": "b"}]}
 
+_RULES = Rules()
+
 
 class WorkerRules(WorkerTrial):
     """The scenario of each rule."""
 
-    async def asks_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("asks", "connects, and asks by reserve or work for jobs of its types")
+    async def _asks_rule(self) -> None:
         await self.asks()
 
-    async def reports_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("reports", "does jobs, and reports the result of each")
+    async def _reports_rule(self) -> None:
         run = await self.given("echo", DATA)
         await self.settled(run)
         self.reports_ok(run, DATA)
@@ -61,8 +63,8 @@ class WorkerRules(WorkerTrial):
             await self.settled(run)
             self.reports_ok(run, number)
 
-    async def fails_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("fails", "reports a failure, with its reason, and leaves it to the job whether it is tried again")
+    async def _fails_rule(self) -> None:
         run = await self.given("fail", {"reason": "no such address: é"})
         await self.settled(run)
         self.expect(bool(run.reports), 'a report of "fail"', "the run was released")
@@ -74,8 +76,8 @@ class WorkerRules(WorkerTrial):
             report.delay is None, "the job's settings to say when it is tried again", f'got a "delay" of {report.delay}'
         )
 
-    async def pieces_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("pieces", "reads a line that comes in pieces")
+    async def _pieces_rule(self) -> None:
         ask = await self.asks()
         (run,), line = self.desk.give(ask, [{"type": "echo", "data": DATA}], time.monotonic())
         assert isinstance(ask.mouth, Peer)
@@ -83,15 +85,15 @@ class WorkerRules(WorkerTrial):
         await self.settled(run)
         self.reports_ok(run, DATA)
 
-    async def long_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("long", f"reads a line of {LONG_BYTES // 1000} kB")
+    async def _long_rule(self) -> None:
         data = "é" * (LONG_BYTES // 2)
         run = await self.given("echo", data)
         await self.settled(run)
         self.reports_ok(run, data)
 
-    async def many_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("many", "reads many lines that come in one piece")
+    async def _many_rule(self) -> None:
         first = await self.given("echo", 1)
         held: list[bytes] = []
         self.desk.held = held
@@ -109,8 +111,8 @@ class WorkerRules(WorkerTrial):
         await self.settled(run)
         self.reports_ok(run, DATA)
 
-    async def order_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("order", "takes answers in any order")
+    async def _order_rule(self) -> None:
         ask = await self.asks()
         if not ask.is_work or ask.room < 2:
             raise NotTried("it has one run at a time")
@@ -132,16 +134,16 @@ class WorkerRules(WorkerTrial):
         if not is_overtaken:
             raise NotTried("it does one thing at a time")
 
-    async def unknown_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("unknown", "ignores fields of a run, or of an answer, that it does not know")
+    async def _unknown_rule(self) -> None:
         ask = await self.asks()
         (run,), line = self.desk.give(ask, [{"type": "echo", "data": 1, **_FUTURE}], time.monotonic())
         ask.mouth.send(line.replace(b"{", b'{"later":{"a":[1]},', 1))
         await self.settled(run)
         self.reports_ok(run, 1)
 
-    async def touches_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("touches", "touches each run that it has for longer than its ttr, in time, also one that waits")
+    async def _touches_rule(self) -> None:
         began_at = time.monotonic()
         # more than it does at a time, if it takes so many: each lasts until those that wait for it must have been touched
         runs = await self.given_many([2.2 * SHORT_TTR_S] + [1.2 * SHORT_TTR_S] * (MOST_GIVEN - 1), **TOUCHED)
@@ -159,8 +161,8 @@ class WorkerRules(WorkerTrial):
         count = max(run.touches for run in runs)
         self.expect(count <= most, f"up to {MOST_KNOCKS} touches of a run in {SHORT_TTR_S:g} s", f"{count} came")
 
-    async def spares_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("spares", "goes on with a run whose touch was refused as busy")
+    async def _spares_rule(self) -> None:
         run = await self.given("sleep", {"s": 2 * SHORT_TTR_S}, **TOUCHED)
         run.on_touch = "busy"
         await self.until(lambda: run.touches > 0)
@@ -169,16 +171,16 @@ class WorkerRules(WorkerTrial):
         self.expect(run.is_done, "the run to go on after a touch was refused as busy", self._came(run))
         self.expect(run.touches > 1, "another touch after one was refused as busy")
 
-    async def stale_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("stale", "takes a report that is stale as done with")
+    async def _stale_rule(self) -> None:
         run = await self.given("echo", 1)
         run.on_finish = "stale"
         await self.settled(run)
         await self.does_the_next("the next job to be done after a report was stale")
         self.expect(len(run.reports) == 1, "a stale report not to be repeated", f"it came {len(run.reports)} times")
 
-    async def over_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("over", "stops work whose touch is stale, and no other")
+    async def _over_rule(self) -> None:
         run, *others = await self.given_many([ENDLESS_S, 1.2 * SHORT_TTR_S], **TOUCHED)
         run.on_touch = run.on_finish = "stale"
         await self.until(lambda: run.touches > 0)
@@ -188,8 +190,8 @@ class WorkerRules(WorkerTrial):
         await self.does_the_next("the next job to be done soon after a touch was stale")
         await self.has_stopped(run, "a touch of it was stale")
 
-    async def cancel_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("cancel", "stops work that is cancelled, and no other")
+    async def _cancel_rule(self) -> None:
         run, *others = await self.given_many([ENDLESS_S, 1.2 * SHORT_TTR_S], **TOUCHED)
         if run.ask.is_work:
             # touches go on, so that this is not what tells it
@@ -202,8 +204,8 @@ class WorkerRules(WorkerTrial):
         await self.does_the_next("the next job to be done soon after a run was cancelled")
         await self.has_stopped(run, "it was cancelled")
 
-    async def empty_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("empty", "asks again when there was no job, and not in a hurry")
+    async def _empty_rule(self) -> None:
         ask = await self.asks()
         if ask.is_work:
             raise NotTried("it uses work")
@@ -219,8 +221,8 @@ class WorkerRules(WorkerTrial):
         self.expect(asked <= MOST_KNOCKS, f"a wait, so up to {MOST_KNOCKS} calls in {AWAY_S:g} s", f"{asked} came")
         await self.does_the_next("the next job to be done after []")
 
-    async def draining_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("draining", "does what it has while the server gives no more, and asks again later")
+    async def _draining_rule(self) -> None:
         run = await self.given("sleep", {"s": AWAY_S / 3})
         self.desk.refuse_asks, self.desk.refused_asks = "draining", 0
         if run.ask.is_work:
@@ -234,8 +236,8 @@ class WorkerRules(WorkerTrial):
         self.expect(asked <= MOST_KNOCKS, f"a longer wait after each refusal, so up to {MOST_KNOCKS} calls", f"{asked} came")
         await self.does_the_next("the next job to be done when the server takes calls again")
 
-    async def back_off_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("back-off", "connects again after a lost connection, waiting longer each time")
+    async def _back_off_rule(self) -> None:
         for peer in list(self.stage.peers):
             self.desk.lost(peer)
         self.stage.shut()
@@ -248,8 +250,8 @@ class WorkerRules(WorkerTrial):
         )
         await self.does_the_next("it to come back, and to do the next job")
 
-    async def half_line_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("half-line", "takes a line that a lost connection cut short for none")
+    async def _half_line_rule(self) -> None:
         ask = await self.asks()
         (run,), line = self.desk.give(ask, [{"type": "echo", "data": 1}], time.monotonic())
         # all but the newline: it parses, and is no line
@@ -258,8 +260,8 @@ class WorkerRules(WorkerTrial):
         await self.does_the_next("it to come back, and to do the next job")
         self.expect(not run.is_settled, "a line without an end to be no line", "the run in it was reported")
 
-    async def lost_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("lost", "stops work whose connection was lost")
+    async def _lost_rule(self) -> None:
         if (await self.asks()).hold:
             raise NotTried("it holds its runs")
         run = await self.given("sleep", {"s": ENDLESS_S}, **TOUCHED)
@@ -269,8 +271,8 @@ class WorkerRules(WorkerTrial):
         await self.does_the_next("it to come back and do the next job, for the run that it had is over")
         await self.has_stopped(run, "its connection was lost")
 
-    async def repeats_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("repeats", "repeats a report that was not answered, on the next connection")
+    async def _repeats_rule(self) -> None:
         run = await self.given("echo", DATA)
         run.on_finish = "lose"
         await self.settled(run)
@@ -280,8 +282,8 @@ class WorkerRules(WorkerTrial):
         await self.does_the_next("the next job to be done")
         self.expect(len(run.reports) == 2, "an answered report not to be repeated", f"it came {len(run.reports)} times")
 
-    async def hold_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("hold", "goes on with held runs while the connection is lost, and on the next")
+    async def _hold_rule(self) -> None:
         if not (await self.asks()).hold:
             raise NotTried("it holds no runs")
         run = await self.given("sleep", {"s": 4 * SHORT_TTR_S}, **TOUCHED)
@@ -298,8 +300,8 @@ class WorkerRules(WorkerTrial):
         self.expect(run.is_done, 'a report of "ok"', self._came(run))
         await self.does_the_next("the next job to be done")
 
-    async def elsewhere_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("elsewhere", "goes on when the server that is there again is of another store, and does not know the held run")
+    async def _elsewhere_rule(self) -> None:
         if not (await self.asks()).hold:
             raise NotTried("it holds no runs")
         run = await self.given("sleep", {"s": SHORT_TTR_S}, **TOUCHED)
@@ -310,8 +312,8 @@ class WorkerRules(WorkerTrial):
         await self.watch(SHORT_TTR_S)
         await self.does_the_next("the next job to be done after the server did not know the report of a held run")
 
-    async def busy_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("busy", "repeats a report that was refused as busy, waiting longer each time")
+    async def _busy_rule(self) -> None:
         run = await self.given("echo", DATA)
         run.on_finish = "busy"
         await self.settled(run)
@@ -323,8 +325,8 @@ class WorkerRules(WorkerTrial):
         self.reports_ok(run, DATA)
         await self.does_the_next("the next job to be done")
 
-    async def later_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("later", "repeats a report that was refused as draining, no_space, journal_failed or internal")
+    async def _later_rule(self) -> None:
         for code in ("draining", "no_space", "journal_failed", "internal"):
             run = await self.given("echo", code)
             run.on_finish = code
@@ -334,8 +336,8 @@ class WorkerRules(WorkerTrial):
             self.expect(len(run.reports) > 1, f"a report that was refused as {code} to be repeated")
             self.reports_ok(run, code)
 
-    async def unfit_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("unfit", "reports a failure in the place of a result that was refused as too_large or bad_call, and goes on")
+    async def _unfit_rule(self) -> None:
         for code in ("too_large", "bad_call"):
             run = await self.given("echo", DATA)
             run.on_result = code
@@ -357,8 +359,8 @@ class WorkerRules(WorkerTrial):
         self.expect(run.has_failed, f'a report of "fail" in the place of one that was {what}', came)
         await self.does_the_next(f"the next job to be done after a report was {what}")
 
-    async def drains_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("drains", "on SIGTERM finishes what runs, releases the rest as not begun, and ends with status 0")
+    async def _drains_rule(self) -> None:
         runs = await self.given_many([2 * BEGIN_S] * 3)
         await self.watch(BEGIN_S)
         before = self.desk.asks_count
@@ -372,8 +374,8 @@ class WorkerRules(WorkerTrial):
         self.expect(self.stage.status == 0, "the program to end with status 0")
         self.expect(self.desk.asks_count == before, "no call for more jobs after SIGTERM", "one came")
 
-    async def leaves_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("leaves", "on SIGTERM while it waits loses no job, and ends with status 0")
+    async def _leaves_rule(self) -> None:
         late: list[Given] = []
 
         def on_the_way(ask: Ask) -> None:
@@ -394,8 +396,8 @@ class WorkerRules(WorkerTrial):
         )
         self.released_as_they_came(late)
 
-    async def insists_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("insists", "on SIGTERM repeats a report that was refused as busy, and ends with status 0")
+    async def _insists_rule(self) -> None:
         run = await self.given("sleep", {"s": SHORT_TTR_S}, **TOUCHED)
         run.on_finish = "busy"
         # it has begun then
@@ -407,8 +409,8 @@ class WorkerRules(WorkerTrial):
         self.expect(len(run.reports) > 1, "a report that was refused as busy to be repeated before the end", self._faults)
         self.expect(self.stage.status == 0, "the program to end with status 0")
 
-    async def gone_rule(self) -> None:
-        """See RULES."""
+    @_RULES.add("gone", "on SIGTERM gives up a report that nobody takes, and ends with another status")
+    async def _gone_rule(self) -> None:
         run = await self.given("echo", 1)
         run.on_finish = "lose"
         self.stage.is_shut = True
@@ -422,65 +424,9 @@ class WorkerRules(WorkerTrial):
         self.expect(self.stage.status != 0, "another status than 0, for a report was not taken")
 
 
-#: name -> (what is demanded, the scenario).
-_RULES: Mapping[str, tuple[str, Callable[[WorkerRules], Scenario]]] = {
-    "asks": ("connects, and asks by reserve or work for jobs of its types", lambda trial: trial.asks_rule),
-    "reports": ("does jobs, and reports the result of each", lambda trial: trial.reports_rule),
-    "fails": (
-        "reports a failure, with its reason, and leaves it to the job whether it is tried again",
-        lambda trial: trial.fails_rule,
-    ),
-    "pieces": ("reads a line that comes in pieces", lambda trial: trial.pieces_rule),
-    "long": (f"reads a line of {LONG_BYTES // 1000} kB", lambda trial: trial.long_rule),
-    "many": ("reads many lines that come in one piece", lambda trial: trial.many_rule),
-    "order": ("takes answers in any order", lambda trial: trial.order_rule),
-    "unknown": ("ignores fields of a run, or of an answer, that it does not know", lambda trial: trial.unknown_rule),
-    "touches": (
-        "touches each run that it has for longer than its ttr, in time, also one that waits",
-        lambda trial: trial.touches_rule,
-    ),
-    "spares": ("goes on with a run whose touch was refused as busy", lambda trial: trial.spares_rule),
-    "stale": ("takes a report that is stale as done with", lambda trial: trial.stale_rule),
-    "over": ("stops work whose touch is stale, and no other", lambda trial: trial.over_rule),
-    "cancel": ("stops work that is cancelled, and no other", lambda trial: trial.cancel_rule),
-    "empty": ("asks again when there was no job, and not in a hurry", lambda trial: trial.empty_rule),
-    "draining": (
-        "does what it has while the server gives no more, and asks again later",
-        lambda trial: trial.draining_rule,
-    ),
-    "back-off": ("connects again after a lost connection, waiting longer each time", lambda trial: trial.back_off_rule),
-    "half-line": ("takes a line that a lost connection cut short for none", lambda trial: trial.half_line_rule),
-    "lost": ("stops work whose connection was lost", lambda trial: trial.lost_rule),
-    "repeats": ("repeats a report that was not answered, on the next connection", lambda trial: trial.repeats_rule),
-    "hold": ("goes on with held runs while the connection is lost, and on the next", lambda trial: trial.hold_rule),
-    "elsewhere": (
-        "goes on when the server that is there again is of another store, and does not know the held run",
-        lambda trial: trial.elsewhere_rule,
-    ),
-    "busy": ("repeats a report that was refused as busy, waiting longer each time", lambda trial: trial.busy_rule),
-    "later": (
-        "repeats a report that was refused as draining, no_space, journal_failed or internal",
-        lambda trial: trial.later_rule,
-    ),
-    "unfit": (
-        "reports a failure in the place of a result that was refused as too_large or bad_call, and goes on",
-        lambda trial: trial.unfit_rule,
-    ),
-    "drains": (
-        "on SIGTERM finishes what runs, releases the rest as not begun, and ends with status 0",
-        lambda trial: trial.drains_rule,
-    ),
-    "leaves": ("on SIGTERM while it waits loses no job, and ends with status 0", lambda trial: trial.leaves_rule),
-    "insists": (
-        "on SIGTERM repeats a report that was refused as busy, and ends with status 0",
-        lambda trial: trial.insists_rule,
-    ),
-    "gone": ("on SIGTERM gives up a report that nobody takes, and ends with another status", lambda trial: trial.gone_rule),
-}
-WORKER_RULES = [Rule(name, demand) for name, (demand, _) in _RULES.items()]
+WORKER_RULES = _RULES.all
 
 
 async def worker_report(stage: Stage, rules: Collection[Rule], told: Callable[[Line], None]) -> Report:
     """Try a worker. told: of each rule, as it is tried."""
-    trial = WorkerRules(stage)
-    return await tried(trial, {rule: _RULES[rule.name][1](trial) for rule in rules}, told)
+    return await _RULES.try_out(WorkerRules(stage), rules, told)
