@@ -10,9 +10,9 @@ that was accepted later. A job that takes its place remembers in `past` up to wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import NamedTuple
 
 from pymongo import UpdateMany, UpdateOne
 
@@ -51,6 +51,15 @@ _OF_THE_END = [
 _Attempt = tuple[Change, object | None]
 
 
+class _Alike(NamedTuple):
+    """What records have in common that one update changes. keep_s: None: for ever. run: attempt and epoch, of what runs."""
+
+    place: int
+    state: int
+    keep_s: float | None
+    run: tuple[int, int] | None
+
+
 class Changer:
     """Changes for one server; one slice at a time. A slice that failed is repeated with the same change, or never."""
 
@@ -79,15 +88,13 @@ class Changer:
         if change.is_dry:
             part.changed = [_changed(one) for one in todo]
             return part
-        marks, before = doubted
+        self._doubted = ((change, after), *doubted)
         for order, one in enumerate(todo, first_order):
             one["next_order"] = order
         orders = {one["_id"]: one["next_order"] for one in todo}
         changed: dict[str, Document] = {}
         for _ in range(_ROUNDS):
-            before.update((one["_id"], one) for one in todo)
-            self._doubted = ((change, after), marks, before)
-            changed.update(await self._write(change, todo, marks, before))
+            changed.update(await self._write(change, todo, *doubted))
             left = [one["_id"] for one in todo if one["_id"] not in changed]
             if not left:
                 break
@@ -110,15 +117,19 @@ class Changer:
         marks, before = doubted
         if not marks:
             return None
-        ours = {"$in": marks}
-        found = await self._session.find(list(before), {"$or": [{"mark": ours}, {"cancel_mark": ours}]}, ["_id"])
-        done = {one["_id"] for one in found}
-        if not done:
+        if not (done := await self._marked(marks, before)):
             return None
         self._doubted = None
         part = Slice([], [], [], at)
-        await self._follow(change, part, {job_id: one for job_id, one in before.items() if job_id in done})
+        await self._follow(change, part, done)
         return part
+
+    async def _marked(self, marks: Sequence[int], before: Mapping[str, Document]) -> dict[str, Document]:
+        """Return those of some records that bear one of these marks, as they were before."""
+        ours = {"$in": list(marks)}
+        found = await self._session.find(list(before), {"$or": [{"mark": ours}, {"cancel_mark": ours}]}, ["_id"])
+        done = {one["_id"] for one in found}
+        return {job_id: one for job_id, one in before.items() if job_id in done}
 
     def _asked(self, change: Change) -> list[Document]:
         fits: dict[Verb, Document] = {
@@ -147,68 +158,61 @@ class Changer:
         self, change: Change, found: list[Document], marks: list[int], before: dict[str, Document]
     ) -> dict[str, Document]:
         """Change these; return all that was, now or by an attempt whose answer was lost, as it was before, by id."""
+        before.update((one["_id"], one) for one in found)
         if change.verb is not Verb.CANCEL:
             await self._follower.settle([one for one in found if one["place"] == Place.ENDED])
         async with self._session.marking(marks.append) as mark:
-            is_simple = not marks
-            expected = matched = 0
+            is_first = not marks
+            matched = 0
             if found:
                 writes = self._updates(change, found, mark)
-                expected = len(found)
                 matched = (await self._session.jobs.bulk_write(writes, ordered=False)).matched_count
-            if is_simple and matched == expected:
-                done: Any = {one["_id"] for one in found}
+            if is_first and matched == len(found):
+                done = {one["_id"]: one for one in found}
             else:
-                ours = {"$in": [*marks, mark]}
-                is_ours = {"$or": [{"mark": ours}, {"cancel_mark": ours}]}
-                done = {one["_id"] for one in await self._session.find(list(before), is_ours, ["_id"])}
+                done = await self._marked([*marks, mark], before)
         marks.append(mark)
-        return {job_id: one for job_id, one in before.items() if job_id in done}
+        return done
 
-    def _updates(self, change: Change, found: list[Document], mark: int) -> list[Any]:
+    def _updates(self, change: Change, found: list[Document], mark: int) -> list[UpdateOne | UpdateMany]:
         if change.verb is Verb.RETRY:
             self._servers.reach(max(one["next_order"] for one in found))
             return [self._revival(change, one, mark) for one in found]
-        alike: defaultdict[tuple[Any, ...], list[Document]] = defaultdict(list)
+        alike: defaultdict[_Alike, list[Document]] = defaultdict(list)
         for one in found:
-            keep_s = None
-            if change.verb is Verb.CANCEL:
-                keep_s = own_keep_s(one.get("options"), change.keep.of(one["type"]))
-            claim = (one["attempt"], one.get("epoch")) if one["place"] == Place.RUNNING else (keep_s, None)
-            alike[one["place"], one["state"], *claim].append(one)
+            is_running = one["place"] == Place.RUNNING
+            ends = change.verb is Verb.CANCEL and not is_running
+            keep_s = own_keep_s(one.get("options"), change.keep.of(one["type"])) if ends else None
+            run = (one["attempt"], one["epoch"]) if is_running else None
+            alike[_Alike(one["place"], one["state"], keep_s, run)].append(one)
         return [self._update(change, kind, documents, mark) for kind, documents in alike.items()]
 
-    def _update(self, change: Change, kind: tuple[Any, ...], documents: list[Document], mark: int) -> UpdateMany:
-        place, state, first, epoch = kind
+    def _update(self, change: Change, kind: _Alike, documents: list[Document], mark: int) -> UpdateMany:
         where: Document = {
             "_id": {"$in": [one["_id"] for one in documents]},
             "order": {"$in": [one["order"] for one in documents]},
-            "place": place,
-            "state": state,
+            "place": kind.place,
+            "state": kind.state,
         }
-        is_running = place == Place.RUNNING
-        if is_running:
-            where |= {"attempt": first, "epoch": epoch}
+        if kind.run is not None:
+            where["attempt"], where["epoch"] = kind.run
         if change.verb is Verb.DELETE:
-            last = min(change.before_order, self._servers.fed_order + 1)
-            fields: Document = {"place": int(Place.GONE), "state": GONE_STATE, "drop_at": change.now, "mark": mark}
-            gone = {"$set": fields | {"gone_by": self._node, "gone_below": last}}
-            needless = _NEEDLESS if not is_running else [name for name in _NEEDLESS if name != "begun"]
-            return UpdateMany(where, gone | {"$unset": dict.fromkeys(needless, "")})
-        if is_running:  # its mark stays: whoever has claimed it just now knows it by that
+            return UpdateMany(where, self._burial(change, mark, runs=kind.run is not None))
+        if kind.run is not None:  # its mark stays: whoever has claimed it just now knows it by that
             return UpdateMany({**where, "cancel_at": None}, {"$set": {"cancel_at": change.now, "cancel_mark": mark}})
-        end = {
-            "place": int(Place.ENDED),
-            "state": int(next_state(State(state), Event.CANCEL)),
-            "error": change.error,
+        return UpdateMany(where, _cancellation(change, kind, mark))
+
+    def _burial(self, change: Change, mark: int, *, runs: bool) -> Document:
+        gone: Document = {
+            "place": int(Place.GONE),
+            "state": GONE_STATE,
+            "drop_at": change.now,
             "mark": mark,
+            "gone_by": self._node,
+            "gone_below": min(change.before_order, self._servers.fed_order + 1),
         }
-        end["ended_at"] = change.now
-        if first is not None:
-            end["drop_at"] = change.now + first
-        # without an epoch, no report can take this end for its own
-        unset = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
-        return UpdateMany(where, {"$set": end, "$unset": unset})
+        needless = [name for name in _NEEDLESS if not (runs and name == "begun")]
+        return {"$set": gone, "$unset": dict.fromkeys(needless, "")}
 
     def _revival(self, change: Change, one: Document, mark: int) -> UpdateOne:
         order = one["next_order"]
@@ -240,41 +244,69 @@ class Changer:
 
     async def _follow(self, change: Change, part: Slice, changed: dict[str, Document]) -> None:
         """Tell and count what was changed, and take away what is not needed any more."""
-        session, documents = self._session, list(changed.values())
+        documents = list(changed.values())
         part.changed = [_changed(one) for one in documents]
         counted = [one for one in documents if change.verb is not Verb.CANCEL or one["place"] != Place.RUNNING]
-        session.tallies.remove([(one["type"], state_of(one)) for one in counted])
-        if change.verb is Verb.RETRY:
-            await self._resources.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
-        else:
-            # what runs though it was deleted has its resource until it is reported
-            await self._resources.gone([one for one in counted if one["place"] != Place.RUNNING])
-            session.noted.note([one["_id"] for one in counted if one["place"] != Place.ENDED])
+        self._session.tallies.remove([(one["type"], state_of(one)) for one in counted])
+        match change.verb:
+            case Verb.RETRY:
+                await self._follow_revived(change, part, documents)
+            case Verb.CANCEL:
+                await self._follow_ended(counted)
+                self._session.tallies.add([(one["type"], State.CANCELLED) for one in counted])
+            case Verb.DELETE:
+                await self._follow_ended(counted)
+                await self._forget(documents)
+        await self._call_off(change, [one for one in documents if one["place"] == Place.RUNNING])
+
+    async def _follow_revived(self, change: Change, part: Slice, documents: list[Document]) -> None:
+        revived = [one["revived"] for one in documents]
+        await self._resources.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
+        await self._session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
+        self._session.tallies.add([(one["type"], State(one["revived"]["state"])) for one in documents])
+        asking = [one["_id"] for one in documents if "awaits" in one["revived"]]
+        held = await self._follower.ask_again(asking) if asking else set()
+        free = [one for one in documents if one.get("resource") is None and one["_id"] not in held]
+        part.ready = [_entry(change, one, one["revived"]["order"]) for one in free]
+        part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
+
+    async def _follow_ended(self, counted: list[Document]) -> None:
+        """Give on what jobs held, or are waited for by others, that are over with this."""
+        # what runs though it was deleted has its resource until it is reported
+        await self._resources.gone([one for one in counted if one["place"] != Place.RUNNING])
+        self._session.noted.note([one["_id"] for one in counted if one["place"] != Place.ENDED])
+
+    async def _forget(self, documents: list[Document]) -> None:
+        await self._session.bulk.delete(documents)
+        await uniques.forget(self._session, uniques.keys_of(documents))
+        with suppress(*DRIVER_ERRORS):  # it is swept later
+            await retention.forget(self._session, self._servers, self._follower, documents)
+
+    async def _call_off(self, change: Change, running: list[Document]) -> None:
+        """Let other servers know of runs that are to end; ours are told with the answer."""
+        runs = {(one["_id"], one["attempt"], one["epoch"]) for one in running}
+        self._servers.told |= runs
         if change.verb is Verb.DELETE:
-            await session.bulk.delete(documents)
-            await uniques.forget(session, uniques.keys_of(documents))
-            with suppress(*DRIVER_ERRORS):  # it is swept later
-                await retention.forget(session, self._servers, self._follower, documents)
-        elif change.verb is Verb.CANCEL:
-            session.tallies.add([(one["type"], State.CANCELLED) for one in counted])
-        else:
-            await session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
-            revived = [one["revived"] for one in documents]
-            session.tallies.add([(one["type"], State(now["state"])) for one, now in zip(documents, revived, strict=True)])
-            asking = [one["_id"] for one in documents if "awaits" in one["revived"]]
-            held = await self._follower.ask_again(asking) if asking else set()
-            free = [one for one in documents if one.get("resource") is None and one["_id"] not in held]
-            part.ready = [_entry(change, one, one["revived"]["order"]) for one in free]
-            part.expire_at = min((now["expire_at"] for now in revived if "expire_at" in now), default=None)
-        running = [one for one in documents if one["place"] == Place.RUNNING]
-        ours = {(one["_id"], one["attempt"], one["epoch"]) for one in running}
-        self._servers.told |= ours
-        if change.verb is Verb.DELETE:
-            self._servers.told_gone |= ours
-        others = {one["owner"] for one in running if "owner" in one} - {session.epoch}
+            self._servers.told_gone |= runs
+        others = {one["owner"] for one in running if "owner" in one} - {self._session.epoch}
         if others:
             with suppress(*DRIVER_ERRORS):  # they look now and then without it
                 await self._servers.ring(others)
+
+
+def _cancellation(change: Change, kind: _Alike, mark: int) -> Document:
+    end: Document = {
+        "place": int(Place.ENDED),
+        "state": int(next_state(State(kind.state), Event.CANCEL)),
+        "error": change.error,
+        "mark": mark,
+        "ended_at": change.now,
+    }
+    if kind.keep_s is not None:
+        end["drop_at"] = change.now + kind.keep_s
+    # without an epoch, no report can take this end for its own
+    unset = (*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends")
+    return {"$set": end, "$unset": dict.fromkeys(unset, "")}
 
 
 def _of(ids: Sequence[str]) -> Filter:
@@ -291,9 +323,12 @@ def _claim_of(one: Document) -> Claim:
 
 
 def _changed(one: Document) -> Changed:
-    claim = _claim_of(one) if one["place"] == Place.RUNNING else None
+    return _as_it_was(one, state_of(one), _claim_of(one) if one["place"] == Place.RUNNING else None)
+
+
+def _as_it_was(one: Document, state: State, claim: Claim | None) -> Changed:
     attempt = one["attempt"] - one.get("returned", 0)
-    return Changed(one["order"], one["_id"], one["type"], one["prio"], state_of(one), claim, attempt)
+    return Changed(one["order"], one["_id"], one["type"], one["prio"], state, claim, attempt)
 
 
 def _rechecked(one: Document, order: int, expire_at: float | None) -> Document:
@@ -345,6 +380,4 @@ async def news(session: Session, servers: Servers, resources: Resources) -> News
 
 def _deleted(one: Document) -> Changed:
     """Return a job whose run was ours, as it was before its deletion."""
-    claim = Claim(one["order"], one["_id"], one["attempt"], one["epoch"])
-    attempt = one["attempt"] - one.get("returned", 0)
-    return Changed(one["order"], one["_id"], one["type"], one["prio"], State.PROCESSING, claim, attempt)
+    return _as_it_was(one, State.PROCESSING, _claim_of(one))
