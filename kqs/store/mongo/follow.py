@@ -58,12 +58,13 @@ class Applied:
 
     def __init__(self) -> None:
         self.free: list[Document] = []
-        self.failed: list[Document] = []
+        self.failed: list[str] = []
         self.due_at: float | None = None
 
-    def due(self, at: float) -> None:
-        """Take in that one is due then."""
-        self.due_at = at if self.due_at is None else min(self.due_at, at)
+    def due(self, at: float | None) -> None:
+        """Take in that one is due then; None: none is."""
+        if at is not None:
+            self.due_at = at if self.due_at is None else min(self.due_at, at)
 
 
 class Follower:
@@ -132,20 +133,18 @@ class Follower:
 
     async def follow(self, now: float, keep: Keep) -> Following:
         """See Store.follow."""
-        failed: list[str] = []
-        due_at: float | None = None
+        whole = Applied()
         left = SLICE
         for _ in range(_ROUNDS):
             if left <= 0 or not self._noted.has_any:
                 break
             held, applied = await self._round(now, keep)
             left -= len(held)
-            failed += [one["_id"] for one in applied.failed]
-            if applied.due_at is not None:
-                due_at = applied.due_at if due_at is None else min(due_at, applied.due_at)
+            whole.failed += applied.failed
+            whole.due(applied.due_at)
             if applied.free:
                 self._tell([entry_of(one, None) for one in applied.free])
-        return Following(failed, due_at, self._noted.has_any)
+        return Following(whole.failed, whole.due_at, self._noted.has_any)
 
     async def _round(self, now: float, keep: Keep) -> tuple[Sequence[Document], Applied]:
         """Look at a slice of what was noted, or else of all that is held; return what that was."""
@@ -219,17 +218,8 @@ class Follower:
                 doubt(mark)
             writes = Writes(mark)
             for one in held:
-                if "asks" not in one and UNREADY in one["awaits"]:
-                    continue
-                left, why = _left(one, outcomes)
-                if why is not None and keep is not None:
-                    writes.fail(one, why, now, keep(one))
-                elif why is not None:
-                    writes.hold(one, [DOOMED], why)
-                elif not left and lets_go:
-                    writes.let_go(one, now)
-                elif left != one["awaits"]:
-                    writes.hold(one, left or [FREE])
+                if "asks" in one or UNREADY not in one["awaits"]:
+                    _plan(writes, one, outcomes, now, keep, lets_go=lets_go)
             if not writes.planned:
                 return applied
             written = await self._jobs.bulk_write(writes.all(), ordered=False)
@@ -242,24 +232,26 @@ class Follower:
 
     async def _tell_of(self, done: Iterable[Document], applied: Applied) -> None:
         names: set[str] = set()
+        failed: list[Document] = []
         for one in done:
             match one["now"]:
                 case "held":
                     self._noted.heard()
                     self._noted.note(set(one["new"]).intersection(_DECIDED))
                 case "failed":
-                    applied.failed.append(one)
+                    failed.append(one)
                 case "free":
                     applied.free.append(one)
                 case "later":
                     applied.due(one["let_due"])
                 case "parked":
                     names.add(one["resource"])
-        if applied.failed:
+        if failed:
+            applied.failed = [one["_id"] for one in failed]
             tallies = self._session.tallies
-            tallies.remove([(one["type"], one["state"]) for one in applied.failed])
-            tallies.add([(one["type"], next_state(State(one["state"]), Event.EXPIRE)) for one in applied.failed])
-            self._noted.note([one["_id"] for one in applied.failed])
+            tallies.remove([(one["type"], one["state"]) for one in failed])
+            tallies.add([(one["type"], next_state(State(one["state"]), Event.EXPIRE)) for one in failed])
+            self._noted.note(applied.failed)
         if names:
             await self._resources.wait_for(names)
 
@@ -338,6 +330,19 @@ def _left(one: Mapping[str, Any], outcomes: Outcomes) -> tuple[list[str], str | 
         return left, None
     bad = next((sign for sign in asked if is_bad(outcomes.get(sign))), None)
     return left, None if bad is None else in_vain(bad, outcomes[bad])
+
+
+def _plan(writes: Writes, one: Document, outcomes: Outcomes, now: float, keep: Keep | None, *, lets_go: bool) -> None:
+    """Have a held job become what outcomes mean for it. Args: as for `_apply`."""
+    left, why = _left(one, outcomes)
+    if why is not None and keep is not None:
+        writes.fail(one, why, now, keep(one))
+    elif why is not None:
+        writes.hold(one, [DOOMED], why)
+    elif not left and lets_go:
+        writes.let_go(one, now)
+    elif left != one["awaits"]:
+        writes.hold(one, left or [FREE])
 
 
 def keeper(drop_after_s: float | None, by_type: Mapping[str, float | None]) -> Keep:
