@@ -22,7 +22,7 @@ Declaring a living server dead costs a second run of its jobs, no more: the fenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
@@ -176,37 +176,40 @@ class Servers:
     async def living(self) -> set[int]:
         """Return the epochs of the boots that are alive as far as we know, ours included."""
         now = self._monotonic()
-        epochs: set[int] = set()
-        left: set[int] = set()
-        seen: dict[int, _Sighting] = {}
-        replaceable: list[Document] = [{"node": self._node}]
-        async for server in self._servers.find():
-            epoch, beat = server["epoch"], server["beat"]
-            if server["node"] != self._node:
-                replaceable.append({"node": server["node"], "order": {"$lt": server["journal_order"]}})
-            sighting = self._sightings.get(epoch)
-            if sighting is None or sighting.beat != beat or now - sighting.last > LEASE_S / 2:
-                sighting = _Sighting(beat, now)
-            sighting.last = now
-            seen[epoch] = sighting
-            if epoch == self.epoch or (server["is_open"] and now - sighting.first < LEASE_S):
-                epochs.add(epoch)
-            elif not server["is_open"]:
-                left.add(epoch)
-                if server.get("doubts", False):
-                    self._owing.add(epoch)
-        self._sightings, self.replaceable = seen, replaceable
-        gone = self._living - epochs
-        self._owing = (self._owing | (gone - left)) - self._looked_after
+        servers = await self._servers.find().to_list(None)
+        others = [one for one in servers if one["node"] != self._node]
+        ours: Document = {"node": self._node}
+        self.replaceable = [ours, *({"node": one["node"], "order": {"$lt": one["journal_order"]}} for one in others)]
+        self._sightings = {one["epoch"]: self._sighted(one["epoch"], one["beat"], now) for one in servers}
+        living = {one["epoch"] for one in servers if one["epoch"] == self.epoch or self._lives(one, now)}
+        self._look_after([one for one in servers if one["epoch"] not in living], living, now)
+        return living
+
+    def _sighted(self, epoch: int, beat: int, now: float) -> _Sighting:
+        """Return since when this beat is seen; from now on, where nobody has looked for so long that it says nothing."""
+        sighting = self._sightings.get(epoch)
+        if sighting is None or sighting.beat != beat or now - sighting.last > LEASE_S / 2:
+            sighting = _Sighting(beat, now)
+        sighting.last = now
+        return sighting
+
+    def _lives(self, server: Document, now: float) -> bool:
+        return bool(server["is_open"]) and now - self._sightings[server["epoch"]].first < LEASE_S
+
+    def _look_after(self, over: Sequence[Document], living: set[int], now: float) -> None:
+        """Have done what servers have left undone that are not alive any more, if that is ours to do."""
+        left = {one["epoch"] for one in over if not one["is_open"]}
+        doubting = {one["epoch"] for one in over if not one["is_open"] and one.get("doubts", False)}
+        gone = self._living - living
+        self._owing = (self._owing | doubting | (gone - left)) - self._looked_after
         was_held_up = now - self._looked_at > LEASE_S / 2
-        self._living, self._looked_at = set(epochs), now
+        self._living, self._looked_at = set(living), now
         if gone and self.is_eldest:
             self.on_gone()
         if was_held_up or (self._owing and self.is_eldest):
-            self._looked_after = (self._looked_after | self._owing) & seen.keys()
+            self._looked_after = (self._looked_after | self._owing) & self._sightings.keys()
             self._owing = set()
             self.on_lapse()
-        return epochs
 
     async def may_be_storing(self, node: str, epoch: int, order: int) -> bool:
         """Tell whether a boot of another server lives that is not known to have stored its journal's jobs up to this order."""
