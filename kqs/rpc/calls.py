@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from kqs.errors import CallError
-from kqs.rpc import changing, reading, scheduling, steering, working
+from kqs.rpc import changing, reading, runs, scheduling, steering, working
 from kqs.rpc.batches import batching
 from kqs.rpc.changing import Tell
 from kqs.rpc.context import Context
@@ -257,21 +257,21 @@ CALLS = _table(
         Role.WORK,
         "{run, progress?} | [{run, progress?}, …]",
         "a run goes on, and how far it is, for the next; answers {left, cancel}",
-        working.touching,
+        runs.touching,
     ),
     CallSpec(
         "release",
         Role.WORK,
         "{run, delay?, prio?, begun? = true} | […]",
         "a run is given back, at no cost; answers true",
-        working.releasing,
+        runs.releasing,
     ),
     CallSpec(
         "finish",
         Role.WORK,
         "{run, report, result?, reason?, delay?, final?} | […]",
         "a run is over: report is ok, again or fail; answers true when that is durable",
-        working.finishing,
+        runs.finishing,
     ),
     CallSpec("withdraw", Role.WORK, "{call}", "ends a call of this connection that stands; its runs go on", working.withdraw),
     CallSpec(
