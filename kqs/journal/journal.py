@@ -151,10 +151,6 @@ class Journal:
         """
         return self._commit.skip_to(seq)
 
-    async def flush(self) -> None:
-        """Return when every record appended before has been settled, durable or failed."""
-        await self._commit.flush()
-
     def read(self, from_seq: int) -> AsyncGenerator[list[Record], None]:
         """Yield the durable records from `from_seq` on, in order, about a MiB at a time; end at the durable end.
 

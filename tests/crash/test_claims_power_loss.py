@@ -10,7 +10,7 @@ import pytest
 
 from kqs.journal import Journal, Kind, Record, claimed_orders, claims_record
 from tests.support.files import Disk, Op, PowerLossFiles
-from tests.support.journal import a_journal, a_record, recovered
+from tests.support.journal import a_journal, a_record, all_settled, recovered
 
 SEGMENT_BYTES = 1500
 
@@ -82,11 +82,11 @@ class Life:
             self._order += count
         if self._rng.random() < 0.5:
             self._claim()
-        await self.journal.flush()
+        await all_settled(self.journal)
 
     async def claim(self) -> None:
         self._claim()
-        await self.journal.flush()
+        await all_settled(self.journal)
 
     def _claim(self) -> None:
         """Claim what is held, but for the last order if there are several: a record may be claimed in part."""

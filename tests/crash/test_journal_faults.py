@@ -23,7 +23,18 @@ from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.space import LEAST_FREE_BYTES
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
-from tests.support.journal import DIR, Heard, Told, a_journal, a_record, all_records, appended, recovered, until_accepting
+from tests.support.journal import (
+    DIR,
+    Heard,
+    Told,
+    a_journal,
+    a_record,
+    all_records,
+    all_settled,
+    appended,
+    recovered,
+    until_accepting,
+)
 
 SEGMENT_BYTES = 1500
 Fault = OSError | str
@@ -82,7 +93,7 @@ class Life:
                 self.journal.append(record)
             except JournalError:
                 self.refused.append(record.payload)
-        await self.journal.flush()
+        await all_settled(self.journal)
 
     def hear(self, payload: bytes, error: JournalError | None) -> None:
         self.told.news.append((payload, error))
@@ -222,7 +233,7 @@ async def test_what_waits_behind_a_failed_flush_fails_too() -> None:
         life.journal.append(life.told.of(a_record(text)))
     await asyncio.sleep(0)
     life.journal.append(life.told.of(a_record("while the flush runs")))
-    await life.journal.flush()
+    await all_settled(life.journal)
     assert len(life.told.failed) == 3
     await life.journal.stop()
 
@@ -299,7 +310,7 @@ async def test_a_callback_that_raises_at_a_failure_stops_no_other() -> None:
     bad.done = lambda _error: [][1]
     life.journal.append(bad)
     life.journal.append(life.told.of(a_record("good")))
-    await life.journal.flush()
+    await all_settled(life.journal)
     assert life.told.failed == [b"good"]
     await life.journal.stop()
 

@@ -16,7 +16,7 @@ from kqs.errors import JournalError
 from kqs.journal import Journal, Record, kept
 from kqs.journal.files import Files
 from tests.support.files import Disk, MemoryFiles, Op, PowerLossFiles
-from tests.support.journal import a_journal, a_record, recovered
+from tests.support.journal import a_journal, a_record, all_settled, recovered
 
 SEGMENT_BYTES = 1500
 
@@ -101,7 +101,7 @@ class Life:
             self.files.mark(("attempted", record.payload))
             self.journal.append(record)
             self.count += 1
-        await self.journal.flush()
+        await all_settled(self.journal)
 
     async def feed(self, seq: int) -> None:
         self.fed_seq = max(self.fed_seq, seq)

@@ -14,6 +14,7 @@ from kqs.states import State
 from kqs.wire.inserted import Inserted
 from kqs.wire.steps import finish
 from tests.support.feeding import caught_up
+from tests.support.journal import all_settled
 from tests.support.life import AccountedHand, Life
 
 
@@ -75,7 +76,7 @@ async def test_of_what_a_kill_leaves_undecided_one_job_waits(tmp_path: Path) -> 
         asking.insert(f"a{number}", "k")
         asking.insert(f"b{number}", "l")
         if number % 2:
-            await life.feeding.journal.flush()
+            await all_settled(life.feeding.journal)
             await asking.all_told()
     life.on_step = lambda: None
     await life.stop()
@@ -97,7 +98,7 @@ async def busy(life: Life, hand: AccountedHand, asking: Asking) -> None:
     async def insert(*own_ids: str) -> None:
         for own_id in own_ids:
             asking.insert(own_id, "k")
-        await life.feeding.journal.flush()
+        await all_settled(life.feeding.journal)
         await asking.all_told()
 
     await insert("j0", "j1")

@@ -17,6 +17,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.service import SystemClock
 from tests.support.asking import RefusedError, ask, eventually
 from tests.support.cores import Wait
+from tests.support.journal import all_settled
 from tests.support.serving import Served, serving
 
 LINE_BYTES = 16 * 1024 * 1024 - 100
@@ -129,7 +130,7 @@ def test_a_journal_from_before_the_bounds_is_replayed_and_its_jobs_run(tmp_path:
         first = int(time.time() * 1e6)
         journal.append(Record(Kind.CALLS, 2, first, lines))
         journal.append(Record(Kind.JOBS, 2, first + 2, array))
-        await journal.flush()
+        await all_settled(journal)
         await journal.stop()
 
     asyncio.run(journal_them())

@@ -29,7 +29,7 @@ from kqs.journal.format import (
 )
 from tests.support.clock import FakeClock
 from tests.support.files import Disk, FaultyFiles, MemoryFiles, PowerLossFiles
-from tests.support.journal import Heard, Told, a_journal, a_record, all_records, claims, recovered
+from tests.support.journal import Heard, Told, a_journal, a_record, all_records, all_settled, claims, recovered
 from tests.support.turning import run_within
 
 U64 = st.integers(0, 2**63 - 1)
@@ -115,7 +115,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        self.run(self.journal.flush())
+        self.run(all_settled(self.journal))
         self.kept += self.loose
         self.loose = []
 
@@ -238,7 +238,7 @@ class FailingLife:
                 for _ in range(how):
                     await asyncio.sleep(0)
             case "flush":
-                await self.journal.flush()
+                await all_settled(self.journal)
             case "call":
                 failing = iter([OSError(errno.EIO, "gone")])
                 self.files.plan = lambda _index, name: next(failing, None) if name == how else None

@@ -12,6 +12,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.states import State
 from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
+from tests.support.journal import all_settled
 from tests.support.queueing import Rig
 
 
@@ -51,7 +52,7 @@ class Feeding:
 
     async def insert(self, *lines: bytes) -> int:
         order = self.append(*lines)
-        await self.journal.flush()
+        await all_settled(self.journal)
         return order
 
     async def stored_though_asked(self, order: int) -> None:

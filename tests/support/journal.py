@@ -47,6 +47,11 @@ async def appended(journal: Journal, record: Record) -> None:
     await settled
 
 
+async def all_settled(journal: Journal) -> None:
+    """Return when every record appended before is durable, or has failed."""
+    await journal._commit.flush()
+
+
 class Told:
     """Collects what `done` was told, by payload."""
 
@@ -161,7 +166,7 @@ async def a_disk_with(*batches: list[str], **settings: Any) -> MemoryFiles:
     for batch in batches:
         for text in batch:
             journal.append(a_record(text))
-        await journal.flush()
+        await all_settled(journal)
     names = files.snapshot()
     await journal.stop()
     return MemoryFiles({path: data for path, data in names.items() if path.name != "lock"})

@@ -22,6 +22,7 @@ from kqs.wire.jobs import decode_jobs
 from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import listed
+from tests.support.journal import all_settled
 from tests.support.queueing import Hand, Rig
 
 
@@ -159,7 +160,7 @@ class Life:
             record.done = partial(self._answered, orders)
             self.feeding.journal.append(record)
             inserted += orders
-        await self.feeding.journal.flush()
+        await all_settled(self.feeding.journal)
         return inserted
 
     def _forget(self, orders: Sequence[int]) -> None:

@@ -24,7 +24,7 @@ from kqs.job import Entry
 from tests.support.feeding import Feeding, caught_up
 from tests.support.files import FaultyFiles, MemoryFiles
 from tests.support.jobs import an_accepted
-from tests.support.journal import a_journal, a_record, until_accepting
+from tests.support.journal import a_journal, a_record, all_settled, until_accepting
 from tests.support.queueing import Rig
 from tests.support.supervising import StrictSupervisor
 from tests.support.turning import until
@@ -204,7 +204,7 @@ async def test_the_journal_tells_once_that_it_can_begin_no_segment(monkeypatch: 
     files.plan = refuse
     with structlog.testing.capture_logs() as said:
         journal.append(a_record())
-        await journal.flush()
+        await all_settled(journal)
         async with asyncio.timeout(20):
             await until_accepting(journal)
     await journal.stop()

@@ -9,7 +9,7 @@ from kqs.cli.watched import WatchedFiles
 from kqs.journal import Files, OsFiles
 from kqs.journal.repair import repair
 from kqs.journal.survey import Report, verify
-from tests.support.journal import a_journal, a_record
+from tests.support.journal import a_journal, a_record, all_settled
 
 
 class Done:
@@ -29,7 +29,7 @@ async def folder(tmp_path: Path) -> Path:
     await journal.start()
     for index in range(10):
         journal.append(a_record("x" * 9_000, first_order=index + 1))
-        await journal.flush()
+        await all_settled(journal)
     await journal.stop()
     return tmp_path
 

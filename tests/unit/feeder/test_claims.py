@@ -19,6 +19,7 @@ from kqs.outcome import Failed, Ok
 from kqs.queue.limiting import Said
 from kqs.states import State
 from tests.support.feeding import Feeding, caught_up
+from tests.support.journal import all_settled
 
 JOB = b'{"type":"mail"}'
 JOBS_2 = b'[{"type":"mail"},{"type":"mail"}]'
@@ -305,7 +306,7 @@ async def test_claims_that_cannot_be_flushed_are_taken_back_and_their_jobs_run_b
     await feeding.start()
     monkeypatch.setattr(feeding.journal, "append", refuse)
     order = feeding.append(b"[" + b",".join([JOB] * 3) + b"]")
-    await feeding.journal.flush()
+    await all_settled(feeding.journal)
     assert [(await hand.take()).claim.order for _ in range(2)] == [order - 2, order - 1]
     assert await feeding.state(order - 2) is State.PROCESSING
 
@@ -367,7 +368,7 @@ async def test_no_held_job_begins_by_a_claim_that_could_not_be_flushed(
 
     monkeypatch.setattr(feeder, "flushed", refuse_the_next)
     monkeypatch.setattr(feeder._claims, "take_back_held", tell)
-    await feeding.journal.flush()
+    await all_settled(feeding.journal)
     async with asyncio.timeout(10):
         await refused.wait()
     assert hand.runs.empty()
@@ -390,7 +391,7 @@ async def test_nobody_waits_for_claims_of_which_the_feeder_could_not_hear(
     monkeypatch.setattr(feeder, "flushed", fail_with_the_claim)
     feeding.append(b"[" + b",".join([JOB] * 3) + b"]")
     async with asyncio.timeout(10):
-        await feeding.journal.flush()
+        await all_settled(feeding.journal)
         while not feeding.faults:  # noqa: ASYNC110
             await asyncio.sleep(0)
         await hand.consumer.stop()
@@ -430,7 +431,7 @@ async def test_a_claim_whose_flush_was_missed_costs_its_job_nothing(feeding: Fee
     missed = feeding.append(b'{"type":"mail","ghosts":0}')
     with monkeypatch.context() as patches:
         patches.setattr(feeder, "flushed", feeder.failed)
-        await feeding.journal.flush()
+        await all_settled(feeding.journal)
     order = await feeding.insert(b'{"type":"mail","ghosts":0}')
     await caught_up(feeder)
     assert await claimed(feeding) == [True, True]
@@ -525,7 +526,7 @@ async def test_of_a_claimed_record_with_several_jobs_each_is_a_ghost_that_the_st
 
     monkeypatch.setattr(feeder, "before_flush", claim)
     feeding.append(b'[{"type":"mail"},{"type":"mail"}]', JOB)
-    await feeding.journal.flush()
+    await all_settled(feeding.journal)
     await feeding.journal.stop()
     await feeding.rig.restart()
     await caught_up(await feeding.start())
@@ -651,7 +652,7 @@ async def test_a_record_that_was_missed_is_read_back(feeding: Feeding, monkeypat
     missed = feeding.append(JOB)
     with monkeypatch.context() as missing:
         missing.setattr(feeder, "flushed", lambda _records: None)
-        await feeding.journal.flush()
+        await all_settled(feeding.journal)
     order = await feeding.insert(JOB)
     await caught_up(feeder)
     assert [await feeding.state(one) for one in (missed, order)] == [State.NEW, State.NEW]

@@ -20,7 +20,7 @@ from kqs.store.base import StoreInfo
 from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import listed
-from tests.support.journal import appended
+from tests.support.journal import all_settled, appended
 from tests.support.turning import until
 
 
@@ -144,7 +144,7 @@ async def test_what_an_earlier_boot_left_in_the_journal_is_fed_first(feeding: Fe
     assert feeding.feeder is not None
     await feeding.feeder.stop()
     first = feeding.append(b'{"type":"mail","data":1}', b'{"type":"mail","data":2}')
-    await feeding.journal.flush()
+    await all_settled(feeding.journal)
     await feeding.journal.stop()
     feeder = await feeding.start()
     await caught_up(feeder)
@@ -214,7 +214,7 @@ async def test_the_checkpoint_follows_a_store_that_had_more(feeding: Feeding, mo
 async def test_a_checkpoint_that_comes_due_amid_work_follows_it(feeding: Feeding, monkeypatch: pytest.MonkeyPatch) -> None:
     feeder = await feeding.start()
     feeding.append(b'{"type":"mail"}')
-    await feeding.journal.flush()
+    await all_settled(feeding.journal)
     feeder._checkpoints._ring()
     order = await feeding.insert(b'{"type":"mail"}')
     async with asyncio.timeout(10):

@@ -38,6 +38,7 @@ from tests.support.journal import (
     a_journal,
     a_record,
     all_records,
+    all_settled,
     appended,
     recovered,
     until_accepting,
@@ -87,7 +88,7 @@ async def test_a_passing_journal_keeps_what_any_does_while_it_lasts_and_begins_n
         await appended(journal, a_record("x" * 30_000, order * 10, 2))
     journal.append((told := Told()).of(a_record("y" * 30_000, 70, 2)))
     journal.append(a_record("z" * 30_000, 80, 2))
-    await journal.flush()
+    await all_settled(journal)
     assert told.acknowledged == [b"y" * 30_000]
     assert [len(record.payload) for record in await all_records(journal)] == [30_000] * 8
     await journal.checkpoint(5)
@@ -202,7 +203,7 @@ async def test_records_are_acknowledged_in_order_and_committed_by_batch() -> Non
     for text in "abc":
         journal.append(told.of(a_record(text)))
     assert (journal.next_seq, journal.durable_seq) == (3, 0)
-    await journal.flush()
+    await all_settled(journal)
     await appended(journal, a_record("d"))
     assert told.acknowledged == [b"a", b"b", b"c"]
     assert batches == [[0, 1, 2], [3]]
@@ -218,7 +219,7 @@ async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
     await asyncio.sleep(0)
     for _ in range(3):
         journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     assert batches == [2, 3]
     await journal.stop()
 
@@ -230,7 +231,7 @@ async def test_a_lone_record_that_arrives_during_a_flush_waits_for_the_tick() ->
         journal.append(a_record())
     await asyncio.sleep(0)
     journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     assert batches == [2, 1]
     await journal.stop()
 
@@ -240,7 +241,7 @@ async def test_batches_are_capped_by_records_and_bytes_but_take_any_single_recor
     journal = await a_started(flushed=lambda records: batches.append(len(records)), batch_records=3, batch_bytes=500)
     for size in (1, 1, 1, 1, 300, 2000, 300):
         journal.append(a_record("x" * size))
-    await journal.flush()
+    await all_settled(journal)
     assert batches == [3, 2, 1, 1]
     await journal.stop()
 
@@ -251,8 +252,8 @@ async def test_a_record_may_be_appended_while_another_is_acknowledged() -> None:
     record = a_record("first")
     record.done = lambda _error: journal.append(told.of(a_record("second")))
     journal.append(record)
-    await journal.flush()
-    await journal.flush()
+    await all_settled(journal)
+    await all_settled(journal)
     assert told.acknowledged == [b"second"]
     await journal.stop()
 
@@ -268,7 +269,7 @@ async def test_a_callback_that_raises_stops_no_other() -> None:
     bad.done = fail
     for record in (bad, told.of(a_record("good"))):
         journal.append(record)
-    await journal.flush()
+    await all_settled(journal)
     assert told.acknowledged == [b"good"]
     assert journal.accepting
     await journal.stop()
@@ -472,12 +473,12 @@ async def test_a_waiting_append_is_told_of_failure() -> None:
 async def test_a_cancelled_waiter_does_not_withdraw_its_record() -> None:
     journal = await a_started()
     waiting = [asyncio.create_task(appended(journal, a_record())), asyncio.create_task(appended(journal, a_record()))]
-    flushing = asyncio.create_task(journal.flush())
+    flushing = asyncio.create_task(all_settled(journal))
     await asyncio.sleep(0)
     for task in (*waiting, flushing):
         task.cancel()
     await asyncio.wait([*waiting, flushing])
-    await journal.flush()
+    await all_settled(journal)
     assert journal.durable_seq == 2
     await journal.stop()
 
@@ -488,7 +489,7 @@ async def test_a_failure_of_records_nobody_waits_for_is_survived(monkeypatch: py
     failing = iter([OSError(errno.EIO, "gone")])
     files.plan = lambda _index, name: next(failing, None) if name == "flush" else None
     journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     await until_accepting(journal)
     assert journal.problems() == []
     await journal.stop()
@@ -500,7 +501,7 @@ async def test_a_disk_that_fails_every_flush_is_not_filled_with_segments(monkeyp
     for _ in range(4):
         files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
         journal.append(a_record())
-        await journal.flush()
+        await all_settled(journal)
         files.plan = lambda _index, _name: None
         await until_accepting(journal)
     await appended(journal, a_record("at last"))
@@ -514,7 +515,7 @@ async def test_stopping_while_a_new_segment_is_tried_ends(monkeypatch: pytest.Mo
     journal = await a_started(files := FaultyFiles(MemoryFiles()))
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "write" else None
     journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     await asyncio.sleep(0)
     await asyncio.wait_for(journal.stop(), 10)
     assert (journal.accepting, journal.problems()) == (False, [])
@@ -526,7 +527,7 @@ async def test_a_segment_that_cannot_be_begun_is_tried_until_it_can(monkeypatch:
     failing = iter([OSError(errno.EIO, "gone")] * 5)
     files.plan = lambda _index, name: next(failing, None) if name in ("write", "create") else None
     journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     await until_accepting(journal)
     assert files.calls.count("create") == 2 + 4 + 1
     await journal.stop()
@@ -553,7 +554,7 @@ async def test_a_lone_record_goes_without_waiting_once_no_tick_has_brought_compa
     journal.append(told.of(a_record("early")))
     journal.flush_if_alone()
     assert told.acknowledged == []
-    await journal.flush()
+    await all_settled(journal)
     await lone_ticks(journal, 16)
     journal.append(told.of(a_record("late")))
     journal.flush_if_alone()
@@ -570,7 +571,7 @@ async def test_what_is_appended_as_a_lone_record_is_settled_goes_with_the_end_of
     journal.append(first)
     journal.flush_if_alone()
     assert (journal.durable_seq, told.acknowledged) == (17, [])
-    await journal.flush()
+    await all_settled(journal)
     assert told.acknowledged == [b"second"]
     await journal.stop()
 
@@ -584,7 +585,7 @@ async def test_every_few_lone_records_one_waits_for_company_all_the_same() -> No
         journal.append(told.of(a_record(f"{number}")))
         journal.flush_if_alone()
         waited += len(told.acknowledged) <= number
-        await journal.flush()
+        await all_settled(journal)
     assert waited == 2
     await journal.stop()
 
@@ -598,7 +599,7 @@ async def test_company_in_a_tick_makes_lone_records_wait_again() -> None:
     journal.append(told.of(a_record("two")))
     journal.flush_if_alone()
     assert told.acknowledged == []
-    await journal.flush()
+    await all_settled(journal)
     journal.append(told.of(a_record("three")))
     journal.flush_if_alone()
     assert told.acknowledged == [b"one", b"two"]
@@ -613,7 +614,7 @@ async def test_a_lone_record_that_needs_a_new_segment_leaves_it_to_the_tick() ->
     journal.append(told.of(a_record("x" * 4000)))
     journal.flush_if_alone()
     assert told.acknowledged == []
-    await journal.flush()
+    await all_settled(journal)
     assert told.acknowledged == [b"x" * 4000]
     await journal.stop()
 
@@ -636,7 +637,7 @@ async def test_the_listener_may_claim_any_record_of_a_batch_and_the_disk_says_so
     for texts in (["yes"], ["no"], ["yes, jobs of an array", "no", "yes" + 200 * "."]):
         for text in texts:
             journal.append(a_record(text, count=3))
-        await journal.flush()
+        await all_settled(journal)
     await journal.stop()
     assert alone == [[True], [True], [False, False, False]]
     assert [record.claimed for record in flushed] == [True, False, True, False, True]
@@ -653,7 +654,7 @@ async def test_answers_go_before_the_listener_unless_runs_wait_for_it(texts: lis
         record = a_record(text)
         record.done = lambda error: heard.append("done")
         journal.append(record)
-    await journal.flush()
+    await all_settled(journal)
     await journal.stop()
     answers = ["done"] * len(texts)
     assert heard == (["listener", *answers] if "yes" in texts else [*answers, "listener"])
@@ -679,7 +680,7 @@ async def test_a_batch_whose_flush_fails_is_taken_back_before_anybody_hears_of_i
         record = a_record("yes, but of no batch")
         record.done = lambda _error: heard.append(("done", b"later"))
         journal.append(record)
-    await journal.flush()
+    await all_settled(journal)
     payloads = [text.encode() for text in texts]
     later = [("done", b"later")] if len(texts) > 1 else []
     assert heard == [("failed", payload) for payload in payloads] + [("done", payload) for payload in payloads] + later
@@ -760,7 +761,7 @@ async def test_a_listener_that_fails_to_claim_has_claimed_nothing_and_prepares_n
     journal = await a_started(on_fault=faults.append, before_flush=claim_and_fail, during_flush=fail, flushed=flushed.extend)
     for text in texts:
         journal.append(a_record(text))
-    await journal.flush()
+    await all_settled(journal)
     assert [record.claimed for record in await all_records(journal)] == [False] * len(texts)
     assert ([str(fault) for fault in faults], len(flushed)) == (["a listener's fault"], len(texts))
     await journal.stop()
@@ -791,7 +792,7 @@ async def test_while_the_thread_flushes_a_batch_the_listener_prepares() -> None:
     )
     for _ in range(2):
         journal.append(a_record())
-    await journal.flush()
+    await all_settled(journal)
     assert heard == [("before", 2), ("during", 2), ("flushed", 2)]
     await journal.stop()
 
@@ -805,7 +806,7 @@ async def test_what_a_listener_raises_is_told_and_costs_nobody_the_news(method: 
     told = Told()
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if (name, method) == ("flush", "failed") else None
     journal.append(told.of(a_record()))
-    await journal.flush()
+    await all_settled(journal)
     assert len(told.news) == 1
     assert ([str(fault) for fault in faults], given_up) == (["a listener's fault"], [1])
     files.plan = lambda _index, _name: None
@@ -817,7 +818,7 @@ async def test_a_listener_that_cannot_even_give_up_costs_nobody_the_news() -> No
     journal = await a_started(on_fault=faults.append, flushed=fail, give_up=lambda: fail(None))
     told = Told()
     journal.append(told.of(a_record()))
-    await journal.flush()
+    await all_settled(journal)
     assert (len(told.acknowledged), [str(fault) for fault in faults]) == (1, ["a listener's fault"] * 2)
     await journal.stop()
 
@@ -834,7 +835,7 @@ async def test_an_error_of_its_own_that_nothing_foresees_is_told_and_holds_up_no
     for _ in range(count):
         journal.append(told.of(a_record()))
     async with asyncio.timeout(10):
-        await journal.flush()
+        await all_settled(journal)
         assert (len(told.failed), len(failed)) == (count, count)
         assert [str(fault) for fault in faults] == ["a listener's fault"]
         assert journal.problems() == ["the journal met an unexpected error: ValueError: a listener's fault"]
@@ -857,7 +858,7 @@ async def test_what_a_signals_handler_raises_goes_on_and_leaves_nobody_waiting(m
     with pytest.raises(KeyboardInterrupt):
         journal.flush_if_alone()
     async with asyncio.timeout(10):
-        await journal.flush()
+        await all_settled(journal)
         assert (len(told.failed), [type(fault) for fault in faults]) == (1, [KeyboardInterrupt])
         await journal.stop()
 

@@ -13,7 +13,7 @@ from kqs.journal.scan import scan
 from kqs.journal.segment import read_header
 from kqs.journal.survey import dump, verify
 from tests.support.files import MemoryFiles
-from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, appended, records_in
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, all_records, all_settled, appended, records_in
 
 #: a batch of one one-byte record
 BATCH_BYTES = FRAME_BYTES + RECORD_BYTES + 1
@@ -327,7 +327,7 @@ async def test_claims_stand_in_any_record_of_a_batch_and_survive_a_repair() -> N
     for batch in ("damaged", "ab"):
         for text in batch:
             journal.append(a_record(text, count=2))
-        await journal.flush()
+        await all_settled(journal)
     names = disk.snapshot()
     await journal.stop()
     disk = MemoryFiles({path: data for path, data in names.items() if path.name != "lock"})
