@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pymongo import UpdateMany
 
@@ -21,6 +21,17 @@ _NO_RANK: Mapping[str, Any] = MappingProxyType({})
 _OF_CANCELLED = frozenset({State.SUCCESS, State.CANCELLED})
 #: what decides over a report: job, which of those with its id, attempt, epoch
 _Fence = tuple[str, int, int, int]
+
+
+class _Judged(NamedTuple):
+    """What reports have become. taken: of now, or of an attempt whose answer was lost. verdicts: what is answered to each.
+
+    anew: which are to be judged anew, since their jobs were cancelled.
+    """
+
+    taken: Sequence[Report]
+    verdicts: list[bool | None]
+    anew: Collection[_Fence] = ()
 
 
 class Reporter:
@@ -42,19 +53,17 @@ class Reporter:
             aside = self._resources.aside(first.values())
             updates = _updates(list(first.values()), results, ranks, aside, mark, self._session.epoch)
             written = await self._session.jobs.bulk_write(updates, ordered=False)
-            is_plain = written.matched_count == len(first) == len(reports)
-            taken: Sequence[Report] = reports
-            verdicts: list[bool | None] = [True] * len(reports)
-            judged_anew: set[_Fence] = set()
-            if not is_plain:
-                taken, verdicts, judged_anew = await self._verdicts(reports, mark)
-            await self._resources.over([one for fence, one in first.items() if fence not in judged_anew], aside)
+            if written.matched_count == len(first) == len(reports):
+                judged = _Judged(reports, [True] * len(reports))
+            else:
+                judged = await self._judged(reports, mark)
+            await self._resources.over([one for fence, one in first.items() if fence not in judged.anew], aside)
         self._doubted.clear()
-        self._session.tallies.remove([(one.type, State.PROCESSING) for one in taken])
-        self._session.tallies.add([(one.type, one.state) for one in taken])
+        self._session.tallies.remove([(one.type, State.PROCESSING) for one in judged.taken])
+        self._session.tallies.add([(one.type, one.state) for one in judged.taken])
         if self._session.noted.is_used:
-            self._session.noted.note([one.claim.id for one in taken if one.state in ENDED])
-        return verdicts
+            self._session.noted.note([one.claim.id for one in judged.taken if one.state in ENDED])
+        return judged.verdicts
 
     async def _with_bulk_results(self, reports: list[Report]) -> dict[str, Document]:
         """Store long results; return by job id the fields that name them."""
@@ -76,40 +85,40 @@ class Reporter:
             ranks[document["_id"]] = with_prio(document, prios[document["_id"]], data)
         return {job_id: rank for job_id, rank in ranks.items() if rank}
 
-    async def _verdicts(self, reports: Sequence[Report], mark: int) -> tuple[list[Report], list[bool | None], set[_Fence]]:
-        """Return the reports that were taken, now or by an attempt whose answer was lost, what to answer to each, and which are
-
-        to be judged anew. Of a deleted job no run goes on here.
-        """
+    async def _judged(self, reports: Sequence[Report], mark: int) -> _Judged:
+        """Look at what the write has made of reports. Of a deleted job no run goes on here."""
         marks = {mark, *self._doubted}
         fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at", "owner"]
         found = await self._session.find([one.claim.id for one in reports], {}, fields)
         documents = {document["_id"]: document for document in found}
         taken: dict[_Fence, Report] = {}
-        judged_anew: set[_Fence] = set()
+        anew: set[_Fence] = set()
         deleted: list[str] = []
         verdicts: list[bool | None] = []
         for one in reports:
             fence, document = _fence(one.claim), documents.get(one.claim.id)
-            is_taken = is_repeated = is_cancelled = False
-            if document is not None and fence == _fence_of(document):
-                is_taken = document["mark"] in marks and fence not in taken
-                is_repeated = one.state in ENDED and document["place"] == Place.ENDED
-                is_running = document["place"] == Place.RUNNING
-                is_cancelled = is_running and "cancel_at" in document and one.state not in _OF_CANCELLED
-                if is_cancelled:
-                    judged_anew.add(fence)
-                elif one.by_watcher and document.get("owner", self._session.epoch) != self._session.epoch:
-                    self._resources.forget([one.claim.id])  # another server watches over it
-                elif document["place"] == Place.GONE and "owner" in document:
-                    deleted.append(one.claim.id)
-            if is_taken:
+            if document is None or fence != _fence_of(document):
+                verdicts.append(False)
+                continue
+            if is_taken := document["mark"] in marks and fence not in taken:
                 taken[fence] = one
+            if is_cancelled := _is_of_cancelled(document, one):
+                anew.add(fence)
+            elif one.by_watcher and document.get("owner", self._session.epoch) != self._session.epoch:
+                self._resources.forget([one.claim.id])  # another server watches over it
+            elif document["place"] == Place.GONE and "owner" in document:
+                deleted.append(one.claim.id)
+            is_repeated = one.state in ENDED and document["place"] == Place.ENDED
             verdicts.append(None if is_cancelled else is_taken or is_repeated)
         if deleted:
             is_over = {"_id": {"$in": deleted}, "owner": self._session.epoch, "place": int(Place.GONE)}
             await self._session.jobs.update_many(is_over, {"$unset": {"owner": ""}})
-        return list(taken.values()), verdicts, judged_anew
+        return _Judged(list(taken.values()), verdicts, anew)
+
+
+def _is_of_cancelled(document: Document, one: Report) -> bool:
+    """Tell whether a run goes on whose job was cancelled, and its report does not know that."""
+    return document["place"] == Place.RUNNING and "cancel_at" in document and one.state not in _OF_CANCELLED
 
 
 async def put_result(session: Session, one: Report) -> Document | None:
