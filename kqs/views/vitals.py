@@ -82,19 +82,22 @@ class Vitals:
         except StoreUnavailableError as error:
             if not any(str(error) in problem for problem in problems):
                 problems.append(str(error))
-        is_told = not draining and not parts.only_accepts  # lanes that stop reserve no type
+        if draining:
+            problems.append("the server is stopping: inserts are refused")
+        is_failing = draining or not parts.journal.accepting
+        verdict = "failing" if is_failing else "degraded" if problems else "ok"
+        notes = self._notes(there, draining=draining)
+        return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
+
+    def _notes(self, there: Counted, *, draining: bool) -> list[str]:
+        """Return what is worth a look and no trouble, one sentence each."""
+        is_told = not draining and not self._parts.only_accepts  # lanes that stop reserve no type
         named = islice(there.unhandled.items(), MAX_TYPES_NAMED if is_told else 0)
         notes = [f"{_waiting(n, type_)}, and no handler takes {'it' if n == 1 else 'them'}" for type_, n in named]
         notes += self._suspended_notes(there)
         if failed := there.totals[State.FAIL]:
             notes.append(f"{counted(failed, 'job')} failed for good and {'is' if failed == 1 else 'are'} kept")
-        notes += parts.journal.notes()
-        notes += parts.children.notes()
-        if draining:
-            problems.append("the server is stopping: inserts are refused")
-        is_failing = draining or not parts.journal.accepting
-        verdict = "failing" if is_failing else "degraded" if problems else "ok"
-        return {"ok": verdict == "ok", "verdict": verdict, "problems": problems, "notes": notes}
+        return [*notes, *self._parts.journal.notes(), *self._parts.children.notes()]
 
     def _suspended_notes(self, counted: Counted) -> list[str]:
         suspended = self._parts.queue.admission.suspended
