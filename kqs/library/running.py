@@ -122,10 +122,7 @@ class Running:
                 self._changed.clear()
                 room = int(min(self._concurrency - hands.count, most - begun, MAX_RUNS))
                 if asking is None and room > 0 and self._registry.types:
-                    wait_s = 0.0 if until is None else min(until - _now(), LONGEST_WAIT_S)
-                    is_back, hands.has_returned = hands.has_returned, False
-                    reserving = self._reserve(room, max(0.0, wait_s), is_back=is_back)
-                    asking = self._supervisor.spawn(reserving, "library-reserve", with_its_answer)
+                    asking = self._ask(hands, room, until)
                 if asking is None and until is None and not hands.count and not hands.has_returned:
                     break
                 await self._either(asking, until)
@@ -141,6 +138,11 @@ class Running:
         finally:
             await self._drop(asking)
         return begun
+
+    def _ask(self, hands: Hands, room: int, until: float | None) -> asyncio.Task[list[Run]]:
+        wait_s = 0.0 if until is None else min(max(0.0, until - _now()), LONGEST_WAIT_S)
+        is_back, hands.has_returned = hands.has_returned, False
+        return self._supervisor.spawn(self._reserve(room, wait_s, is_back=is_back), "library-reserve", with_its_answer)
 
     async def _run_all(self, hands: Hands, until: float) -> int:
         """Run jobs until `until`, in as many lanes as there are."""
