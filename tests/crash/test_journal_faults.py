@@ -203,9 +203,9 @@ async def test_a_failed_file_is_never_touched_again(monkeypatch: pytest.MonkeyPa
     life.files.plan = lambda _call, name: OSError(errno.EIO, "gone") if name == "flush" else None
     touched = len(life.files.calls)
     await life.insert(20)
-    after = life.files.calls[touched:]
-    assert after[:5] == ["write", "begin_flush", "name_of", "flush", "close"]
-    assert after[5:7] == ["list", "create"][: len(after) - 5]  # a new one may have been tried already
+    after = [name for name in life.files.calls[touched:] if name != "begin_flush"]  # as it is on the loop, not in the thread
+    assert after[:4] == ["write", "name_of", "flush", "close"]
+    assert after[4:6] == ["list", "create"][: len(after) - 4]  # a new one may have been tried already
     life.files.plan = lambda _call, _name: None
     assert await life.accepts_again()
     assert life.journal.stats()["segments"] == 2
