@@ -162,23 +162,20 @@ def serial(bench: Bench) -> Figure:
         before = _bare_rates(bench, folder, total)
         done = load("insert", server.port, connections=1, in_flight=1, total=total, size_bytes=JOB_BYTES, type_=UNTAKEN)
         after = _bare_rates(bench, folder, total)
-    append, allocated, crowded = (statistics.mean(pair) for pair in zip(before, after, strict=True))
+    append, allocated = (statistics.mean(pair) for pair in zip(before, after, strict=True))
     return {
         "serial_inserts_per_s": done["rate"],
         "bare_appends_per_s": append,
         "share_of_bare": done["rate"] / append,
         "bare_writes_to_allocated_per_s": allocated,
         "share_of_allocated": done["rate"] / allocated,
-        "… while the other core is busy, as with the load": crowded,
-        "share of that": done["rate"] / crowded,
     }
 
 
-def _bare_rates(bench: Bench, folder: Path, total: int) -> tuple[float, float, float]:
+def _bare_rates(bench: Bench, folder: Path, total: int) -> tuple[float, float]:
     return (
         bare_fsync(folder, bench.cores, total, JOB_BYTES, "append")["rate"],
         bare_fsync(folder, bench.cores, total, JOB_BYTES, "allocated")["rate"],
-        bare_fsync(folder, bench.cores, total, JOB_BYTES, "allocated", is_crowded=True)["rate"],
     )
 
 

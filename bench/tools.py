@@ -55,12 +55,9 @@ def load(
     return run("load", mode, port, connections, in_flight, total, size_bytes, LOAD_CORE, type_, rate)
 
 
-def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str, *, is_crowded: bool = False) -> Figure:
-    """Run bench/bare_fsync.c.
-
-    Args: how: `append` to a file that grows, or `allocated` before. is_crowded: the load's core is kept busy.
-    """
-    return run("bare_fsync", folder, count, size_bytes, how, *([LOAD_CORE] if is_crowded else []), cores=cores)
+def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str) -> Figure:
+    """Run bench/bare_fsync.c. how: `append` to a file that grows, or `allocated` before."""
+    return run("bare_fsync", folder, count, size_bytes, how, cores=cores)
 
 
 @contextmanager
