@@ -1,12 +1,12 @@
 """A real server whose every write is recorded, and what must be so after a power cut between any two of them.
 
-Clients insert over TCP jobs that run, some of which they wait for, and delayed ones that they call off; a worker over the wire
-runs others. strace records what the server does to its files and what it says, from its first start on. Of many moments a
-disk is made that may be found after the power was cut then: what was flushed, and of the rest nothing, all or any sectors, in
-any order. A server that starts on it keeps what the other had said until then:
+Clients insert over TCP jobs that run, some of which they wait for, and some of which they call off or try again; a worker over
+the wire runs others; owners say how types are to be treated. strace records what the server does to its files and what it says,
+from its first start on. Of many moments a disk is made that may be found after the power was cut then: what was flushed, and
+of the rest nothing, all or any sectors, in any order. A server that starts on it keeps what the other had said until then:
 
     what was acknowledged is there and ends well; what was told as ended, or reported and answered, has not run again; what was
-    called off is so, and has not run.
+    called off is so, and has not run; what is to be tried again is; what owners have said of types holds.
 
 Run as a program: `python -m tests.crash.powercut CUTS`. It needs strace.
 """
@@ -21,12 +21,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.asking import Peer, RefusedError, eventually, peer_of
 from tests.support.files import Disk, Op
@@ -43,6 +44,11 @@ runs = os.open(os.environ["RUNS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
 async def here(data, job):
     os.write(runs, job.id.encode() + b"\\n")
     return data
+
+@kqs.handler("at first", retries=0)
+async def at_first(data, job):
+    if job.attempt == 1:
+        raise ValueError("not at first")
 """
 CLIENTS = 3
 LOAD_S = 4.0
@@ -56,50 +62,75 @@ SETTINGS = {
     "JOURNAL__SEGMENT_BYTES": "32768",
     "JOURNAL__MIN_FREE_BYTES": "0",
 }
+#: how a job ends that is tried again
+RETRIED = "success"
+#: how else jobs may stand: whose run had begun; and whose first run was lost, since the second one does well
+LIKEWISE = {"new": {"processing", "ghost"}, "fail": {"success"}}
+
+
+class Call(NamedTuple):
+    """What was asked.
+
+    about: the id of the job that the call is about; "": it makes some, or is about none. ends: how jobs stand in the end, once
+    it is answered. holds: a question, and what its answer holds then.
+    """
+
+    about: str = ""
+    ends: str = ""
+    holds: tuple[str, object, str] | None = None
 
 
 @dataclass
 class Facts:
-    """Ids of jobs, by what was said of them."""
+    """What was said until a moment.
 
-    kept: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
-    cancelled: set[str] = field(default_factory=set)
-    deleted: set[str] = field(default_factory=set)
+    states: by the id of each job, how it stands in the end. not_again: ids of jobs that do not run any more. settings:
+    questions, with what their answers hold.
+    """
+
+    states: dict[str, str] = field(default_factory=dict)
+    not_again: set[str] = field(default_factory=set)
+    settings: list[tuple[str, object, str]] = field(default_factory=list)
 
 
 class Asked:
-    """What the calls asked for, by their ids, which are one sequence over all clients."""
+    """The calls, by their ids, which are one sequence over all clients."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
-        self._calls: dict[int, tuple[str, Any]] = {}
-        self.called_off: set[str] = set()
+        self._calls: dict[int, Call] = {}
+        self._open: defaultdict[str, dict[int, str]] = defaultdict(dict)  # by job, of calls that are not answered
 
-    def line(self, name: str, argument: object, about: Any = None) -> bytes:
-        """Return a call's line. about: the id of the job that it is about, if it is about one."""
+    def line(self, name: str, argument: object, call: Call) -> bytes:
+        """Return a call's line."""
         number = next(self._numbers)
-        self._calls[number] = (name, about)
-        if name in ("cancel", "delete"):
-            self.called_off.add(about)
+        self._calls[number] = call
+        if call.about:
+            self._open[call.about][number] = call.ends
         return json.dumps({"id": number, "n": name, "m": argument}).encode() + b"\n"
 
+    def may_be(self, job_id: str, said: str) -> set[str]:
+        """Return how a job may stand in the end of which this was said last: calls may be done that are not answered."""
+        return {said, *self._open[job_id].values()}
+
     def note(self, facts: Facts, answer: dict[str, Any]) -> None:
-        """Take in an answer. Raises: AssertionError: it is an error."""
-        name, about = self._calls[answer["id"]]
-        assert answer["s"] != "err", answer
+        """Take in a last answer, or what was told before it."""
+        call = self._calls[answer["id"]]
+        if answer["s"] == "err":
+            assert answer["e"]["code"] == "job_failed", answer
+            return
         found = answer["m"]
-        match name:
-            case "insert" if isinstance(found, dict):
-                facts.ended.add(found["id"])
-            case "insert":
-                facts.kept.update([found] if isinstance(found, str) else found)
-            case "finish":
-                facts.ended.add(about)
-            case "cancel":
-                facts.cancelled.add(about)
-            case "delete":
-                facts.deleted.add(about)
+        if call.holds is not None:
+            facts.settings.append(call.holds)
+        elif call.about:
+            self._open[call.about].pop(answer["id"])
+            facts.states[call.about] = call.ends
+            if call.ends != RETRIED:
+                facts.not_again.add(call.about)
+        elif isinstance(found, dict):  # a job that was waited for
+            facts.not_again.add(found["id"])
+        elif call.ends:
+            facts.states.update(dict.fromkeys([found] if isinstance(found, str) else found, call.ends))
 
 
 class Client:
@@ -112,36 +143,62 @@ class Client:
         self._lines = self._connection.makefile("rb")
 
     def play(self, until: float) -> None:
+        """Make calls until then, by the monotonic clock."""
+        often = (self._one, self._many, self._hot, self._call_off, self._run_far)
         with self._connection:
             while time.monotonic() < until:
-                self._rng.choice((self._one, self._many, self._hot, self._call_off, self._run_far))()
+                self._rng.choice((*often, *often, self._retry, self._unique, self._set))()
 
-    def _ask(self, name: str, argument: object, about: Any = None) -> Any:
-        self._connection.sendall(self._asked.line(name, argument, about))
+    def _ask(self, name: str, argument: object, about: str = "", ends: str = "", holds: Any = None) -> Any:
+        """Make a call; return its result, or the id of a job that has failed."""
+        self._connection.sendall(self._asked.line(name, argument, Call(about, ends, holds)))
+        told = None
         while (answer := json.loads(self._lines.readline()))["s"] == "ok":
-            pass
-        return answer["m"]
+            told = answer["m"]
+        return answer["m"] if answer["s"] == "end" else told
 
     def _data(self) -> str:
         return "x" * self._rng.choice((0, 10, 300, 6000))
 
     def _one(self) -> None:
-        self._ask("insert", {"type": "here", "data": self._data()})
+        self._ask("insert", {"type": "here", "data": self._data()}, ends="success")
 
     def _many(self) -> None:
-        self._ask("insert", [{"type": "here", "data": self._data()} for _ in range(self._rng.randrange(2, 20))])
+        self._ask("insert", [{"type": "here", "data": self._data()} for _ in range(self._rng.randrange(2, 20))], ends="success")
 
     def _hot(self) -> None:
-        self._ask("insert", {"type": "here", "data": self._data(), "wait": 60})
+        self._ask("insert", {"type": "here", "data": self._data(), "wait": 60}, ends="success")
+
+    def _unique(self) -> None:
+        job = {"type": "here", "unique": self._rng.choice("abc"), "delay": self._rng.choice((0, 0.1))}
+        self._ask("insert", job, ends="success")
 
     def _call_off(self) -> None:
-        job_id = self._ask("insert", {"type": "here", "delay": LONG_S})
-        self._ask(self._rng.choice(("cancel", "delete")), {"id": job_id}, job_id)
+        job_id = self._ask("insert", {"type": "here", "delay": LONG_S}, ends="delayed")
+        if self._rng.random() < 0.5:
+            self._ask("cancel", {"id": job_id}, job_id, "cancelled")
+        else:
+            self._ask("delete", {"id": job_id}, job_id, "not_found")
+
+    def _retry(self) -> None:
+        job_id = self._ask("insert", {"type": "at first", "wait": 60}, ends="fail")
+        self._ask("retry", {"id": job_id}, job_id, RETRIED)
 
     def _run_far(self) -> None:
-        self._ask("insert", {"type": "far", "data": self._data()})
+        self._ask("insert", {"type": "far", "data": self._data()}, ends="new")
         for run in self._ask("reserve", {"types": ["far"], "wait": 10}):
-            self._ask("finish", {"run": run["run"], "report": "ok", "result": self._data()}, run["id"])
+            self._ask("finish", {"run": run["run"], "report": "ok", "result": self._data()}, run["id"], "success")
+
+    def _set(self) -> None:
+        name = f"name-{self._rng.randrange(10**9)}"
+        match self._rng.randrange(3):
+            case 0:
+                self._ask("suspend", {"type": name}, holds=("types", {"type": name}, '"suspended_at": 1'))
+            case 1:
+                self._ask("limit", {"type": name, "max_running": 7}, holds=("types", {"type": name}, '"max_running": 7'))
+            case _:
+                plan = {"name": name, "every": LONG_S, "job": {"type": "here"}}
+                self._ask("schedule", plan, holds=("schedules", {"name": name}, f'"name": "{name}"'))
 
 
 def record(folder: Path, rng: random.Random) -> tuple[list[Op], Asked]:
@@ -178,43 +235,42 @@ def answers(said: bytes) -> Iterator[dict[str, Any]]:
                     yield answer
 
 
-def check(folder: Path, number: int, disk: dict[Path, bytes], facts: Facts, called_off: set[str]) -> None:
-    """Start a server on `disk`; assert that it keeps what was said. called_off: ids of jobs that may be so, said or not."""
+def check(folder: Path, number: int, disk: dict[Path, bytes], facts: Facts, asked: Asked) -> None:
+    """Start a server on `disk`; assert that it keeps what was said."""
     place = folder / f"cut-{number}"
+    place.mkdir()
     for path, data in disk.items():
         kept_at = place / path.relative_to(folder)
         kept_at.parent.mkdir(parents=True, exist_ok=True)
         kept_at.write_bytes(data)
-    place.mkdir(exist_ok=True)
     runs = f"runs-{number}"
     with serving(place, SERVE, environ(folder, runs), **SETTINGS) as served:
-        left_to_run = facts.kept - called_off
-        eventually(lambda: unfinished(served, left_to_run), lambda left: not left, 60, "all ended that was acknowledged")
+        eventually(lambda: strays(served, facts, asked), lambda found: not found, 60, "as was said")
         ran = set((folder / runs).read_text().split())
-        assert not ran & facts.ended, f"ran again: {ran & facts.ended}"
-        assert not ran & (facts.cancelled | facts.deleted), "what was called off has run"
+        assert not ran & facts.not_again, f"has run again: {ran & facts.not_again}"
         with peer_of(served) as peer:
-            for job_id in facts.ended:
-                assert (found := _state(peer, job_id)) == "success", f"{job_id} has ended well: {found}"
-            for job_id in facts.cancelled:
-                assert (found := _state(peer, job_id)) == "cancelled", f"{job_id} was cancelled: {found}"
-            for job_id in facts.deleted:
-                assert (found := _state(peer, job_id)) == "not_found", f"{job_id} was deleted: {found}"
+            for name, argument, held in facts.settings:
+                assert held in json.dumps(peer.call(name, argument)), f"{name} {argument} has no {held}"
     shutil.rmtree(place)
 
 
-def _state(peer: Peer, job_id: str) -> str:
+def strays(served: Served, facts: Facts, asked: Asked) -> list[str]:
+    """Return which jobs do not stand as was said, with how they do."""
+    with peer_of(served) as peer:
+        found = {job_id: state_of(peer, job_id) for job_id in facts.states}
+    return [
+        f"{job_id}: {found[job_id]} is not {said}"
+        for job_id, said in facts.states.items()
+        if found[job_id] not in asked.may_be(job_id, said) | LIKEWISE.get(said, set())
+    ]
+
+
+def state_of(peer: Peer, job_id: str) -> str:
+    """Return a job's state, or `not_found`."""
     try:
         return str(peer.call("job", {"id": job_id})["state"])
     except RefusedError as error:
         return error.code
-
-
-def unfinished(served: Served, job_ids: set[str]) -> list[str]:
-    """Return which of these jobs have yet to run here."""
-    with peer_of(served) as peer:
-        known = [peer.call("job", {"id": job_id}) for job_id in job_ids]
-    return [job["id"] for job in known if job["type"] == "here" and job["state"] != "success"]
 
 
 def cut(folder: Path, ops: Sequence[Op], asked: Asked, cuts: int, rng: random.Random) -> int:
@@ -232,7 +288,7 @@ def cut(folder: Path, ops: Sequence[Op], asked: Asked, cuts: int, rng: random.Ra
         done = max(done, moment)
         states = list(disk.states(rng, STATES))
         for state in rng.sample(states, min(STATES, len(states))):
-            check(folder, looked_at, state, facts, asked.called_off)
+            check(folder, looked_at, state, facts, asked)
             looked_at += 1
     return looked_at
 
