@@ -2,8 +2,9 @@
 
 Clients insert over TCP jobs that run, some of which they wait for, and some of which they call off or try again; a worker over
 the wire runs others; owners say how types are to be treated. strace records what the server does to its files and what it says,
-from its first start on. Of many moments a disk is made that may be found after the power was cut then: what was flushed, and
-of the rest nothing, all or any sectors, in any order. A server that starts on it keeps what the other had said until then:
+from its first start on, over a kill and the start after it. Of many moments a disk is made that may be found after the power
+was cut then: what was flushed, and of the rest nothing, all or any sectors, in any order. A server that starts on it keeps what
+the other had said until then:
 
     what was acknowledged is there and ends well; what was told as ended, or reported and answered, has not run again; what was
     called off is so, and has not run; what is to be tried again is; what owners have said of types holds.
@@ -14,8 +15,10 @@ Run as a program: `python -m tests.crash.powercut CUTS`. It needs strace.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -29,6 +32,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kqs.minding.tree import children
 from tests.support.asking import Peer, RefusedError, eventually, peer_of
 from tests.support.files import Disk, Op
 from tests.support.serving import SERVE, SERVE_ENVIRON, Served, serving
@@ -51,7 +55,9 @@ async def at_first(data, job):
         raise ValueError("not at first")
 """
 CLIENTS = 3
-LOAD_S = 4.0
+#: lives of the server, of which all but the last end with a kill, and how long there is load in each
+LIVES = 2
+LOAD_S = 2.0
 #: no end of it is seen before the last disk was looked at
 LONG_S = 3600
 #: disks of one moment
@@ -145,17 +151,22 @@ class Client:
     def play(self, until: float) -> None:
         """Make calls until then, by the monotonic clock."""
         often = (self._one, self._many, self._hot, self._call_off, self._run_far)
-        with self._connection:
+        with self._connection, suppress(EOFError, ConnectionError):
             while time.monotonic() < until:
                 self._rng.choice((*often, *often, self._retry, self._unique, self._set))()
 
     def _ask(self, name: str, argument: object, about: str = "", ends: str = "", holds: Any = None) -> Any:
-        """Make a call; return its result, or the id of a job that has failed."""
+        """Make a call; return its result, or the id of a job that has failed. Raises: EOFError, OSError: the server is gone."""
         self._connection.sendall(self._asked.line(name, argument, Call(about, ends, holds)))
         told = None
-        while (answer := json.loads(self._lines.readline()))["s"] == "ok":
+        while True:
+            line = self._lines.readline()
+            if not line.endswith(b"\n"):
+                raise EOFError("the server closed the connection")
+            answer = json.loads(line)
+            if answer["s"] != "ok":
+                return answer["m"] if answer["s"] == "end" else told
             told = answer["m"]
-        return answer["m"] if answer["s"] == "end" else told
 
     def _data(self) -> str:
         return "x" * self._rng.choice((0, 10, 300, 6000))
@@ -203,21 +214,33 @@ class Client:
 
 def record(folder: Path, rng: random.Random) -> tuple[list[Op], Asked]:
     """Have a server under load write in `folder`/journal; return what it did, and what it was asked."""
-    asked = Asked()
+    asked, traced, ops = Asked(), Traced(folder / "journal"), list[Op]()
     trace = folder / "trace"
-    with serving(folder, (*STRACE, "-o", str(trace), *SERVE), environ(folder, "first"), **SETTINGS) as served:
-        until = time.monotonic() + LOAD_S
-        clients = [Client(asked, served.port, random.Random(rng.random())) for _ in range(CLIENTS)]
-        threads = [threading.Thread(target=client.play, args=(until,)) for client in clients]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for life in range(LIVES):
+        with serving(folder, (*STRACE, "-o", str(trace), *SERVE), environ(folder, "first"), **SETTINGS) as served:
+            load(served, asked, rng, kill=life < LIVES - 1)
+        with trace.open() as lines:
+            ops += traced.ops(lines)
+    return ops, asked
+
+
+def load(served: Served, asked: Asked, rng: random.Random, *, kill: bool) -> None:
+    """Have clients make calls; then kill the server under them, or have it stop when they are through."""
+    until = time.monotonic() + LOAD_S + (LONG_S if kill else 0)
+    clients = [Client(asked, served.port, random.Random(rng.random())) for _ in range(CLIENTS)]
+    threads = [threading.Thread(target=client.play, args=(until,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    if kill:
+        time.sleep(LOAD_S)
+        for server in children(served.process.pid):  # strace, which is its parent, has more to write
+            os.kill(server, signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    if not kill:
         with peer_of(served) as peer:
             peer.call("quit")
-        served.process.wait(60)
-    with trace.open() as lines:
-        return list(Traced(folder / "journal").ops(lines)), asked
+    served.process.wait(60)
 
 
 def environ(folder: Path, name: str) -> dict[str, str]:

@@ -75,6 +75,15 @@ def test_a_flush_counts_from_its_end_and_what_is_said_from_its_beginning() -> No
     ) == [MADE, Op("mark", mark=b"{}"), Op("flush", 1)]
 
 
+def test_a_write_is_done_though_the_process_was_killed_amid_it() -> None:
+    assert traced(
+        CREATED,
+        f'1 pwrite64(7<`{FILE}`>, "`hello`", 5, 100 <unfinished ...>',
+        f"2 fdatasync(7<`{FILE}`> <unfinished ...>",
+        "1 +++ killed by SIGKILL +++",
+    ) == [MADE, Op("write", 1, 100, b"hello")]
+
+
 def test_what_fails_and_what_others_do_elsewhere_changes_nothing() -> None:
     assert not traced(
         f'1 openat(AT_FDCWD<`/srv`>, "`{FILE}`", O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC, 0600) = -1 EEXIST (File exists)',

@@ -28,7 +28,8 @@ _UNKNOWN = frozenset({"writev", "sendmsg", "sendto", "pwritev", "pwritev2", "lin
 class Traced:
     """Yields what was done in one folder, in its order: `Op`s, of which a mark is what was written to a socket, in bytes.
 
-    A write counts from its end, as does a flush; what is said, from its beginning, when the peer may hear it.
+    A write counts from its end, as does a flush; what is said, from its beginning, when the peer may hear it. Of a process that
+    was killed amid a write the system has done that all the same.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,6 +56,10 @@ class Traced:
                 yield from self._said(text)
             if (call := _CALL.match(text)) is not None and int(call[3]) >= 0:
                 yield from self._done(call[1], call[2], int(call[3]))
+        for text in begun.values():
+            name, _, arguments = text.partition("(")
+            if name in ("write", "pwrite64"):
+                yield from self._done(name, arguments, len(_bytes(arguments)))
 
     def _said(self, text: str) -> Iterator[Op]:
         name, _, arguments = text.partition("(")
