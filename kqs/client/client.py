@@ -158,7 +158,7 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
         job = {"type": type, "data": data} | fields | without_none(unique=unique, on_conflict=on_conflict, answer=answer)
         (named,), made = self._all_named([job])
         if wait is not None:
-            check_seconds("wait", wait)
+            check_seconds("wait", wait, is_bounded=True)
             return ended_job(await self._calls.wait_for("insert", encode({**named, "wait": wait}, "bad_job"), wait))
         result = await (await self._calls.start("insert", encode(named, "bad_job"), repeatable=True))
         answers = [inserts.told(result, made)]

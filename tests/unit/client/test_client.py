@@ -637,6 +637,9 @@ async def test_a_time_out_that_no_clock_can_keep_is_refused(server: LineServer, 
         await client.call("ping", timeout_s=timeout_s)
     with pytest.raises(ValueError, match="timeout_s"):
         await client.start("ping", b"null", timeout_s=timeout_s)
+    for waiting in (client.insert("mail", wait=timeout_s), client.wait_job("one", timeout_s)):
+        with pytest.raises(ValueError, match=r"wait: expected a number of seconds above 0 and up to [0-9]+, got"):
+            await waiting
 
 
 @pytest.mark.parametrize(
