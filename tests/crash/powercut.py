@@ -68,8 +68,8 @@ SETTINGS = {
     "JOURNAL__SEGMENT_BYTES": "32768",
     "JOURNAL__MIN_FREE_BYTES": "0",
 }
-#: how a job ends that is tried again
-RETRIED = "success"
+#: how jobs stand that do not run
+CALLED_OFF = ("cancelled", "not_found")
 #: how else jobs may stand: whose run had begun; and whose first run was lost, since the second one does well
 LIKEWISE = {"new": {"processing", "ghost"}, "fail": {"success"}}
 
@@ -131,7 +131,7 @@ class Asked:
         elif call.about:
             self._open[call.about].pop(answer["id"])
             facts.states[call.about] = call.ends
-            if call.ends != RETRIED:
+            if call.ends in CALLED_OFF:
                 facts.not_again.add(call.about)
         elif isinstance(found, dict):  # a job that was waited for
             facts.not_again.add(found["id"])
@@ -193,7 +193,7 @@ class Client:
 
     def _retry(self) -> None:
         job_id = self._ask("insert", {"type": "at first", "wait": 60}, ends="fail")
-        self._ask("retry", {"id": job_id}, job_id, RETRIED)
+        self._ask("retry", {"id": job_id}, job_id, "success")
 
     def _run_far(self) -> None:
         self._ask("insert", {"type": "far", "data": self._data()}, ends="new")
