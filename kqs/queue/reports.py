@@ -23,6 +23,13 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
 
+#: is told of reports that are in the store, and which of them were accepted
+Applied = Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]]
+#: brings reports into the store; returns what that says of each
+Commit = Callable[[list[Report]], Awaitable[Sequence[bool | None]]]
+#: is entered as long as reports are brought into the store and `Applied` is told
+Reporting = Callable[[Sequence[tuple[Run, Report]]], AbstractContextManager[None]]
+
 #: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 5.0
@@ -31,14 +38,6 @@ EARLY_BYTES = 16 * 1024 * 1024
 #: ends that may wait for others do so until the last commit began so long ago, in s, or until there are so many of them
 GATHER_S = 0.02
 GATHER_COUNT = 1000
-#: is told of reports that are in the store, and which of them were accepted
-Applied = Callable[[list[tuple[Run, Report]], Sequence[bool]], Awaitable[None]]
-
-#: brings reports into the store; returns what that says of each
-Commit = Callable[[list[Report]], Awaitable[Sequence[bool | None]]]
-#: is entered as long as reports are brought into the store and `Applied` is told
-Reporting = Callable[[Sequence[tuple[Run, Report]]], AbstractContextManager[None]]
-
 #: reports of one commit; that many cost no more each in a larger one
 COMMIT_REPORTS = 10_000
 
