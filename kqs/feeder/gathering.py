@@ -114,18 +114,16 @@ class Gathering:
         Args: fed_seq: the first seq that the store does not have. durable_seq: returns that after the last flushed record.
         """
 
-        def age_s() -> float:
-            return self.waiting.age_s(fed_seq, durable_seq(), self._monotonic())
-
         came_jobs, since_s = self._look()
         self._speeds = self._speeds.after_batch(came_jobs, since_s, self.fed_jobs)
-        rest_s = pace.rest_s(age_s(), self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
+        age_s = self.waiting.age_s(fed_seq, durable_seq(), self._looked_at)
+        rest_s = pace.rest_s(age_s, self._speeds, was_full=self.fed_jobs >= pace.BATCH_JOBS)
         while not (self._hurried or self._is_ending or self._asked.open):
             if self._is_wanted:
                 if self._held.is_all_claimed or not self._is_claimed_or_served():
-                    return self._wanted_jobs(age_s(), came_jobs)
+                    return self._wanted_jobs(age_s, came_jobs)
                 self._is_wanted = False
-            if is_holding := self._is_holding(age_s(), came_jobs):
+            if is_holding := self._is_holding(age_s, came_jobs):
                 wait_s = self._until_due_s
             else:
                 wait_s, rest_s = rest_s, 0.0
@@ -137,6 +135,7 @@ class Gathering:
                 return self._held.claimed_first
             came_jobs, since_s = self._look()
             self._speeds = self._speeds.after_rest(came_jobs, since_s)
+            age_s = self.waiting.age_s(fed_seq, durable_seq(), self._looked_at)
         self._is_wanted = False
         return pace.BATCH_JOBS
 

@@ -276,10 +276,12 @@ class Admission:
         """Claim those of some new jobs that may run now: the first by priority and age, as far as there is room.
 
         Of several consumers each has its share, and who had none for longest comes first.
-        Args: now: Unix seconds. in_journal: they may begin before the store has them.
+        Args: jobs: those that are claimed already count for nothing. now: Unix seconds. in_journal: they may begin before the
+            store has them.
         """
         limits = self.limits
         reservation = Reservation(limits)
+        jobs = [job for job in jobs if not job.claimed_at]
         if not jobs:
             return reservation
         open_types = self._open_of(set(map(_type_of, jobs)))
@@ -338,7 +340,7 @@ def _first(
     """
     first: list[Accepted] = []
     for job in _by_rank(jobs):
-        is_free = job.type in types and not (job.claimed_at or job.due_at)
+        is_free = job.type in types and not job.due_at
         if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
             if takes is not None and not takes(job.type, job.order, FIRST_ATTEMPT):
                 continue

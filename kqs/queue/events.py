@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -77,6 +77,8 @@ _WORDS = {State.SUCCESS: Word.SUCCESS, State.FAIL: Word.FAIL, State.CANCELLED: W
 ENDED_JOBS = 100
 #: where inserts and reports are told
 _INSERTED, _REPORTED = Bookmark(), Bookmark()
+#: nothing is told of what happens in this block
+_UNHEARD = nullcontext()
 
 
 class Events:
@@ -115,17 +117,13 @@ class Events:
             self._begun.clear()
             self._bookmarks.clear()
 
-    @contextmanager
-    def inserting(self, jobs: Sequence[Accepted]) -> Iterator[None]:
+    def inserting(self, jobs: Sequence[Accepted]) -> AbstractContextManager[None]:
         """Tell what happens to jobs that the store is given in this block after it is told that they are `created`."""
-        with self._first(_INSERTED, [job.id for job in jobs]):
-            yield
+        return self._first(_INSERTED, [job.id for job in jobs]) if self.is_heard else _UNHEARD
 
-    @contextmanager
-    def reporting(self, batch: Sequence[tuple[Run, Report]]) -> Iterator[None]:
+    def reporting(self, batch: Sequence[tuple[Run, Report]]) -> AbstractContextManager[None]:
         """Tell what happens to jobs whose reports the store is given in this block after these are told (`reported`)."""
-        with self._first(_REPORTED, [run.claim.id for run, _ in batch] if self.is_heard else ()):
-            yield
+        return self._first(_REPORTED, [run.claim.id for run, _ in batch]) if self.is_heard else _UNHEARD
 
     @contextmanager
     def _first(self, bookmark: Bookmark, job_ids: Iterable[str]) -> Iterator[None]:

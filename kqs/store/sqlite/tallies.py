@@ -99,8 +99,11 @@ class Tallies:
             self._owed.clear()
             self._is_paying = False
         if self._came or self._went:
-            self._came.subtract(self._went)
-            self._owed.update(self._came)
+            owed = self._owed
+            for kind, count in self._came.items():
+                owed[kind] += count
+            for kind, count in self._went.items():
+                owed[kind] -= count
             self.clear()
 
     def _take_moves(self) -> None:
