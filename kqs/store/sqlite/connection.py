@@ -105,8 +105,13 @@ def _configure(db: sqlite3.Connection, cache_bytes: int, wal_pages: int) -> None
     db.execute(f"pragma cache_size = -{max(cache_bytes // 1024, 1024)}")
     db.execute("pragma mmap_size = 0")
     db.execute("pragma temp_store = memory")
-    db.execute(f"pragma wal_autocheckpoint = {wal_pages}")
+    copy_wal_at(db, wal_pages)
     db.execute(f"pragma journal_size_limit = {_KEPT_TIMES * wal_pages * PAGE_BYTES}")
+
+
+def copy_wal_at(db: sqlite3.Connection, pages: int) -> None:
+    """Have the commit after which the WAL has so many pages copy it into the file; with 0 none does."""
+    db.execute(f"pragma wal_autocheckpoint = {pages}")
 
 
 def lay_out(db: sqlite3.Connection) -> None:

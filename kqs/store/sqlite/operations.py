@@ -34,9 +34,10 @@ def execute(session: Session, group: list[Operation], *, owing: bool = False) ->
 
     One that raises must not fail its neighbours: the transaction is rolled back then, and each operation is done again in one
     of its own. What is no Exception comes from a signal's handler, on the loop, and goes on its way: nothing is done then.
+    Args: owing: what can be left to a later commit is, and to copy the WAL, too.
     """
     try:
-        session.begin(durable=any(operation.durable for operation in group))
+        session.begin(durable=any(operation.durable for operation in group), copies=not owing)
         outcomes: list[Outcome] = [(operation, operation.run(session), None) for operation in group]
         session.commit(owing=owing)
     except BaseException as error:

@@ -45,6 +45,8 @@ _HAS = "select exists (select 1 from jobs where ord = ?)"
 _MOST_DROPPED = 1 << 30
 #: what is not flushed is not stored for longer than this into files that are gone, in s: jobs would run in vain
 _CHECK_S = 1.0
+#: so many a commit writes at most, by and large, that leaves the WAL to others: that of a lone job writes two
+_SMALL_COMMIT_PAGES = 8
 
 
 class _Committed(NamedTuple):
@@ -114,6 +116,9 @@ class Session:
         self._may_owe = False
         self._changes = 0
         self._is_full = False
+        self._wal_pages = connection.WAL_PAGES
+        self._copies = True  # a commit copies the WAL when that is long
+        self._uncopied = 0  # commits since the last that do not, and that it was copied
         self._is_in_doubt = False
         self._has_unsynced = False  # some commit may not have been flushed
         self._is_syncing = False  # this transaction's will be, whatever else it does
@@ -146,6 +151,7 @@ class Session:
         content = schema.blank() if self._is_passing else b""
         self._db = connection.connect(self._path, self._cache_bytes, content)
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
+        self._wal_pages = connection.fitting_pages(self._path, connection.WAL_PAGES)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch, self.unchecked_to, self.unkeyed_to = meta.epoch, meta.unchecked_to, meta.unkeyed_to
@@ -180,13 +186,18 @@ class Session:
                 self.commit()
             self._abandon()
 
-    def begin(self, *, durable: bool) -> None:
-        """Begin a transaction whose commit will survive a power cut if `durable`."""
+    def begin(self, *, durable: bool, copies: bool = True) -> None:
+        """Begin a transaction whose commit will survive a power cut if `durable`.
+
+        Args: copies: that may take as long as it takes to copy a long WAL into the file; else this is left to others.
+        """
         if self._db is None:
             self._reopen()
         db = self.db
         if durable is not self._is_full:
             self._set_full(durable)
+        if copies is not self._copies:
+            self._set_copies(copies)
         db.execute("begin")
         if self.has_resources and self._locks is None:
             self._locks = Locks(db, self.deleted_runs)  # before anything changes what it is read from
@@ -209,6 +220,9 @@ class Session:
             # all of it may stand in the WAL although the flush failed; what it claimed would have nobody to run it
             self._is_in_doubt = connection.leaves_doubt(error)
             raise
+        if not self._copies:
+            self._uncopied += 1
+            self.space.wants_copy = self._uncopied * _SMALL_COMMIT_PAGES >= self._wal_pages
         self.tallies.settle()
         self._committed = _Committed(*reached, self.has_resources, self.has_groups)
         self._written = written
@@ -299,7 +313,8 @@ class Session:
 
     def tidy(self) -> None:
         """See Space.tidy."""
-        self.space.is_untidy = False
+        self.space.is_untidy = self.space.wants_copy = False
+        self._uncopied = 0
         self._make_room(self.space.tidy)
 
     def shrink(self) -> None:
@@ -325,6 +340,10 @@ class Session:
     def _set_full(self, is_full: bool) -> None:
         self.db.execute(f"pragma synchronous = {'full' if is_full else 'normal'}")
         self._is_full = is_full
+
+    def _set_copies(self, copies: bool) -> None:
+        connection.copy_wal_at(self.db, self._wal_pages if copies else 0)
+        self._copies = copies
 
     def _write_progress(self) -> None:
         self.db.execute("update meta set fed_seq = ?, last_order = ?", (self.fed_seq, self.last_order))
@@ -384,5 +403,5 @@ class Session:
             raise
         self._db = db
         self._files.opened()
-        self._is_full = True
+        self._is_full = self._copies = True
         self._has_unsynced = False

@@ -32,6 +32,8 @@ class Space:
         self._files = files
         #: `tidy` has something to do
         self.is_untidy = False
+        #: many commits have left the WAL to others: `tidy` when nobody waits for what was done
+        self.wants_copy = False
         #: a store that is never quiet is never tidied: `shrink` it when nobody waits for what was done
         self.wants_shrink = False
         #: the disk is short of space: `give_back` what can be spared, when nobody waits

@@ -4,7 +4,7 @@ Operations asked for while a commit is under way wait in a queue; the thread tak
 transaction, and hands every result back in one call to the loop.
 
 A small operation that finds nothing before it is done on the loop (kqs.store.sqlite.lone), also a durable one as long as the
-disk is quick: two hops between threads cost more than its transaction.
+disk is quick: two hops between threads cost more than its transaction. To copy the WAL into the file is left to the thread.
 
 An error that nothing foresees ends the thread. All who wait for it are told, and whoever asks later: nobody waits for ever.
 """
@@ -44,6 +44,10 @@ class News(NamedTuple):
     follows: bool
     waiting: Waiting | None
     flush_s: float
+
+
+def _nothing(_session: Session) -> None:
+    """Change nothing."""
 
 
 class StoreThread:
@@ -116,6 +120,8 @@ class StoreThread:
             settle(outcomes)
         finally:
             self._session_in_use.release()
+        if self._session.space.wants_copy:
+            self.call(_nothing).cancel()  # nobody waits for it, but the thread wakes up
         self._lone.did(began, time.monotonic(), durable=durable)
         return True
 
@@ -142,6 +148,9 @@ class StoreThread:
                 news = self._do_group()
                 self._group = []
                 self._hand_back(news)
+            if self._session.space.wants_copy:
+                with self._session_in_use:
+                    self._session.tidy()
             if self._session.space.wants_shrink:
                 with self._session_in_use:
                     self._session.shrink()

@@ -65,6 +65,25 @@ def pages(session: Session, name: str = "page_count") -> int:
     return int(session.db.execute(f"pragma {name}").fetchone()[0])
 
 
+def test_a_commit_that_is_not_to_copies_no_wal_however_long_that_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WAL_PAGES", 64)
+    session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
+    session.open("0" * 32, "abcdef12")
+    session.tidy()
+    before = path.stat().st_size
+    for n in range(1, 101):
+        session.begin(durable=True, copies=False)
+        insert.insert(session, [Accepted(n, "", False, "mail", 1, 0.0, None, b"x" * 4000, None)], n, "w", 1.0)
+        session.commit()
+        assert session.space.wants_copy is (n >= 8)
+    assert path.stat().st_size == before
+    session.begin(durable=True)
+    insert.insert(session, [Accepted(101, "", False, "mail", 1, 0.0, None, b"x" * 4000, None)], 101, "w", 1.0)
+    session.commit()
+    assert path.stat().st_size >= before + 100 * 4000
+    session.close()
+
+
 def test_a_quiet_store_gives_back_what_it_does_not_use(session: Session, path: Path) -> None:
     fill_and_drop(session)
     session.tidy()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kqs.errors import StoreUnavailableError
-from kqs.store.sqlite import thread
+from kqs.store.sqlite import connection, thread
 from kqs.store.sqlite.session import Session
 from kqs.store.sqlite.thread import StoreThread
 from tests.support.supervising import StrictSupervisor
@@ -25,9 +25,9 @@ class CountingSession(Session):
         self.log: list[str] = []
         self.tidied = threading.Event()
 
-    def begin(self, *, durable: bool) -> None:
+    def begin(self, *, durable: bool, copies: bool = True) -> None:
         self.log.append("durable" if durable else "begin")
-        super().begin(durable=durable)
+        super().begin(durable=durable, copies=copies)
 
     def commit(self, *, owing: bool = False) -> None:
         super().commit(owing=owing)
@@ -39,6 +39,7 @@ class CountingSession(Session):
 
     def tidy(self) -> None:
         super().tidy()
+        self.tidied_by = threading.current_thread()
         self.tidied.set()
 
 
@@ -145,6 +146,22 @@ async def test_idle_thread_copies_the_wal_into_the_file(
     await store.call(write(1))
     assert await asyncio.to_thread(session.tidied.wait, 5)
     assert await store.call(lambda session: session.space.is_untidy) is False
+
+
+async def test_the_wal_that_commits_on_the_loop_have_left_is_copied_by_the_thread(
+    session: CountingSession, supervisor: StrictSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "_IDLE_S", 60.0)
+    monkeypatch.setattr(connection, "WAL_PAGES", 80)
+    store = StoreThread(session, supervisor)
+    await store.start(lambda session: session.open("0" * 32, "abcdef12"))
+    for value in range(9):
+        await store.call(write(value), small=True)
+    assert not session.tidied.is_set()
+    await store.call(write(9), small=True)
+    assert await asyncio.to_thread(session.tidied.wait, 5)
+    assert session.tidied_by.name == "kqs-store"
+    await store.stop()
 
 
 async def test_failed_start_leaves_nothing_and_can_be_repeated(session: CountingSession) -> None:
