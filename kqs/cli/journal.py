@@ -137,6 +137,8 @@ def _told(jobs: LostJobs) -> str:
     records = f"records {jobs.first_seq} .. " + ("the end" if jobs.end_seq is None else f"{jobs.end_seq - 1}")
     if jobs.is_stored:
         return f"{records}: the store has their jobs"
+    if jobs.at_most == 1:
+        return f"{records}: at most 1 job, id {jobs.first_id}"
     if jobs.at_most is not None:
         return f"{records}: at most {jobs.at_most:,} jobs, ids {jobs.first_id} .. {jobs.last_id}"
     bounds = [f"{word} {job_id}" for word, job_id in (("after", jobs.after_id), ("before", jobs.before_id)) if job_id]

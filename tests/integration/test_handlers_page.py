@@ -138,7 +138,9 @@ def test_what_the_page_says_of_a_job_is_there() -> None:
 def test_the_first_example_runs_on_a_real_server(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(block("python"))
     (tmp_path / "kqs.toml").write_text(block("toml"))
-    serve, insert, show = (shlex.split(line.removesuffix("&")) for line in block("sh").splitlines())
+    serving_block, asking_block = [text for language, text in BLOCK.findall(PAGE) if language == "sh"][:2]
+    (serve,) = (shlex.split(line) for line in serving_block.splitlines())
+    insert, show = (shlex.split(line) for line in asking_block.splitlines())
     with serving(tmp_path, on_this_python(serve)) as served:
 
         def run(command: list[str]) -> str:

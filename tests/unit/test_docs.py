@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 ANCHOR = re.compile(r"\]\(#([^)\s]+)\)")
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVE = re.compile(r"kqs serve\b[^\n]*\n(?P<rest>.*)", re.DOTALL)
 TOML = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,6 +42,13 @@ def test_every_link_within_a_page_leads_to_a_heading(page: Path) -> None:
         re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line[:1] == "#"
     }
     assert set(ANCHOR.findall(text)) <= headings
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_asked_in_the_block_that_starts_the_server(page: Path) -> None:
+    """Who pastes such a block is refused: the server does not listen yet."""
+    starts = [SERVE.search(block) for block in SHELL.findall(page.read_text())]
+    assert [start["rest"] for start in starts if start is not None and start["rest"].strip()] == []
 
 
 def test_every_file_that_a_change_is_led_to_is_there() -> None:

@@ -56,6 +56,7 @@ def test_damage_is_exit_code_65_with_its_place(journal: RunJournal) -> None:
     [
         (LostJobs(3, 5, True, 9, "a", "z", "0", "zz"), "records 3 .. 4: the store has their jobs"),
         (LostJobs(3, 5, False, 1000, "a", "z", "0", "zz"), "records 3 .. 4: at most 1,000 jobs, ids a .. z"),
+        (LostJobs(3, 4, False, 1, "a", "a", "0", "zz"), "records 3 .. 3: at most 1 job, id a"),
         (LostJobs(3, 5, False, after_id="a", before_id="z"), "records 3 .. 4: jobs with ids after a and before z"),
         (LostJobs(3, 5, False, before_id="z"), "records 3 .. 4: jobs with ids before z"),
         (LostJobs(3, 5, False), "records 3 .. 4"),
