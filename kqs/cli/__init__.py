@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from kqs import __version__
 from kqs.process.descriptors import open_standard_descriptors
 
 #: command -> module that has it, under the command's own name or with `_command` at its end
@@ -53,8 +54,8 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are needed, so that `kqs makerpc` starts at once."""
 
-    def __init__(self, modules: Mapping[str, str], help: str) -> None:  # noqa: A002 - click's own name for it
-        super().__init__("kqs", help=help, context_settings={"help_option_names": ["-h", "--help"]})
+    def __init__(self, modules: Mapping[str, str], help: str, epilog: str) -> None:  # noqa: A002 - click's own name for it
+        super().__init__("kqs", help=help, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})
         self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -81,7 +82,12 @@ class LazyGroup(click.Group):
         return result
 
 
-cli = LazyGroup(COMMANDS, help="KQS: a durable job queue you talk to in lines of JSON.")
+cli = LazyGroup(
+    COMMANDS,
+    help="KQS: a durable job queue you talk to in lines of JSON.",
+    epilog="Other options stand behind the command: kqs jobs --server HOST:PORT.",
+)
+click.version_option(__version__, prog_name="kqs", message="%(prog)s %(version)s")(cli)
 
 
 def run(arguments: Sequence[str]) -> int:

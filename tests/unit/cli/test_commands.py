@@ -28,6 +28,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.findall(r"^  ([a-z]+)  ", capsys.readouterr().out, re.M) == list(COMMANDS)
 
 
+def test_the_version_is_told_by_the_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version"]) == 0
+    told = capsys.readouterr().out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_help_says_where_the_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    assert capsys.readouterr().out.endswith("kqs jobs --server HOST:PORT.\n")
+
+
 def test_the_manual_has_every_command() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     assert {name for name in COMMANDS if f"kqs {name}" not in page} == set()
