@@ -22,6 +22,7 @@ from kqs.log import get_logger
 from kqs.minding.frames import Ended, Order, Unstarted
 from kqs.minding.limits import Limits
 from kqs.process import forks
+from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.children")
@@ -161,8 +162,7 @@ class Child:
                 self._kill_orphan()
                 how, is_sound = self._why_killed or "the process that watched over it was killed", False
             except OSError as error:
-                text = error.strerror or str(error)
-                how, is_sound = f"no process can be had for it: {text[:1].lower()}{text[1:]}", False
+                how, is_sound = f"no process can be had for it: {reason_of(error)}", False
             runs_count = 0
             if self._peer is not None:
                 runs_count = self._peer.hand.runs_count or self._peer.hand.lost_count

@@ -94,6 +94,8 @@ def _judge_client(error: BaseException) -> tuple[ExitCode, str]:
         if isinstance(error, ConnectionLostError):
             return ExitCode.UNAVAILABLE, str(error)
     if isinstance(error, OSError):
+        from kqs.reasons import reason_of
+
         where = f"{error.filename}: " if error.filename else ""
-        return ExitCode.IO_FAILED, f"{where}{(error.strerror or str(error)).lower()}"
+        return ExitCode.IO_FAILED, f"{where}{reason_of(error)}"
     raise error

@@ -11,6 +11,7 @@ import msgspec
 
 from kqs.client.address import Address
 from kqs.process import forks
+from kqs.reasons import reason_of
 from kqs.wire.calling import Answer, AnswerReader
 
 #: between two tries to connect, in s: the first wait, which doubles, and the longest
@@ -131,4 +132,4 @@ def why_unreachable(error: OSError | UnicodeError) -> str:
         return "this is no name of a host"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return "connection refused" if isinstance(error, ConnectionRefusedError) else (error.strerror or str(error)).lower()
+    return reason_of(error)

@@ -18,6 +18,7 @@ from kqs.job import Run
 from kqs.log import get_logger
 from kqs.made.progress import checked_progress
 from kqs.minding.frames import Order, Unstarted
+from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor
 
 _log = get_logger("kqs.commands")
@@ -64,7 +65,7 @@ class Commands:
         try:
             channel = await self._minders.take()
         except OSError as error:
-            raise verdicts.Fail(f"no process can be had for the command: {_told(error)}", final=False) from None
+            raise verdicts.Fail(f"no process can be had for the command: {reason_of(error)}", final=False) from None
         run = context.run
         try:
             report = await channel.run(self._order(command, run), _keeper(context))
@@ -107,8 +108,3 @@ def _keeper(context: JobContext) -> Callable[[bytes], None]:
                 _log.warning("a command's progress is not kept", type=context.type, job=context.id, error=str(error))
 
     return keep
-
-
-def _told(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]

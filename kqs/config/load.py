@@ -22,6 +22,7 @@ import msgspec
 from kqs.config.sections import SECTIONS, CommandSection, Config, ScheduleConfig, ScheduleSection, Section, TakingSection
 from kqs.errors import CallError, ExitCode, StartupError
 from kqs.options import TYPE_RULE, OptionFields, expected, field_types, is_option, is_type
+from kqs.reasons import reason_of
 from kqs.wire.jobs import decode_job
 from kqs.wire.jobtext import JOB_FIELDS
 from kqs.words.nearest import unknown_name
@@ -99,7 +100,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         return tomllib.loads(text)
     except OSError as exc:
-        raise StartupError(f"{path}: {(exc.strerror or 'cannot be read').lower()}", ExitCode.CONFIG) from exc
+        raise StartupError(f"{path}: {reason_of(exc)}", ExitCode.CONFIG) from exc
     except UnicodeDecodeError as exc:
         raise StartupError(f"{path}: {_place(exc.object[: exc.start].decode())}: not UTF-8", ExitCode.CONFIG) from exc
     except tomllib.TOMLDecodeError as exc:

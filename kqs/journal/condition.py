@@ -21,6 +21,7 @@ from kqs.errors import JournalClosedError, JournalError, JournalFailedError, NoS
 from kqs.journal.space import SpaceGauge
 from kqs.log import get_logger
 from kqs.pauses import Pauses
+from kqs.reasons import reason_with_file
 from kqs.trouble import Trouble
 
 #: free bytes of the journal's disk, or why they are not known
@@ -129,7 +130,7 @@ class Acceptance:
     def measure(self, free: Free, backlog_bytes: int, owed_bytes: int) -> None:
         """Take in how much space is free. A measurement that failed says nothing."""
         if isinstance(free, OSError):
-            self._unmeasured.met(error=str(free))
+            self._unmeasured.met(error=reason_with_file(free))
             return
         self._unmeasured.over()
         self.space.update(free, backlog_bytes, owed_bytes)
@@ -161,4 +162,6 @@ class Acceptance:
 
 
 def _told(error: BaseException | None) -> str:
+    if isinstance(error, OSError):
+        return reason_with_file(error) or type(error).__name__
     return str(error) if isinstance(error, JournalError) else f"{type(error).__name__}: {error}"

@@ -29,6 +29,7 @@ from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 from kqs.log import get_logger
+from kqs.reasons import reason_with_file
 from kqs.tasks import spawn
 
 _log = get_logger("kqs.journal")
@@ -108,7 +109,7 @@ class Journal:
             if flusher is not None:
                 await flusher.stop()
             if isinstance(error, OSError):
-                raise JournalError(f"the journal in {self._directory} cannot be used: {error}") from error
+                raise JournalError(f"the journal in {self._directory} cannot be used: {reason_with_file(error)}") from error
             raise
         assert self._lock is not None
         assert self._writer is not None
@@ -169,7 +170,7 @@ class Journal:
         try:
             self._lock.check()
         except OSError as error:
-            raise JournalError(f"the journal in {self._directory} cannot be looked at: {error}") from error
+            raise JournalError(f"the journal in {self._directory} cannot be looked at: {reason_with_file(error)}") from error
         await self._kept.checkpoint(self._identity.journal_id, fed_seq)
 
     @property

@@ -18,6 +18,7 @@ from kqs.journal.format import MalformedError, Record
 from kqs.journal.reader import SLICE_BYTES, FrameReader
 from kqs.journal.segment import Segment, corrupt
 from kqs.process.threads import Offload, in_thread
+from kqs.reasons import reason_of, reason_with_file
 
 
 class KeptSegments:
@@ -90,7 +91,7 @@ class KeptSegments:
             except MalformedError as error:
                 raise corrupt(self._directory, segment.name, reader.offset, str(error)) from None
             except OSError as error:
-                raise JournalError(f"{path} cannot be read: {error}") from error
+                raise JournalError(f"{path} cannot be read: {reason_of(error)}") from error
 
     async def checkpoint(self, journal_id: bytes, fed_seq: int) -> None:
         """Make durable that every record below `fed_seq` is in the store, then unlink the segments wholly below it.
@@ -108,7 +109,7 @@ class KeptSegments:
                     del self._segments[0]
                 await self._offload(keep_spare, self._files, self._directory)
             except OSError as error:
-                raise JournalError(f"the checkpoint in {self._directory} failed: {error}") from error
+                raise JournalError(f"the checkpoint in {self._directory} failed: {reason_with_file(error)}") from error
 
     async def settle(self) -> None:
         """Return when no checkpoint is being written."""

@@ -36,6 +36,7 @@ from kqs.process import forks, memory
 from kqs.process.descriptors import allow_files
 from kqs.process.host import hosted
 from kqs.process.sentry import Sentry
+from kqs.reasons import reason_of
 from kqs.service import SystemClock
 from kqs.supervisor import Supervisor, when_done
 from kqs.worker import Worker
@@ -241,6 +242,6 @@ def main(brief: dict[str, Any]) -> NoReturn:
         say(Unfit(str(error)))
         code = error.exit_code
     except OSError as error:
-        say(Unfit((error.strerror or str(error)).lower()))
+        say(Unfit(reason_of(error)))
         code = ExitCode.IO_FAILED
     sys.exit(code)

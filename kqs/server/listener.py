@@ -17,6 +17,7 @@ from kqs.config import ServerSection
 from kqs.errors import ExitCode, StartupError
 from kqs.log import get_logger
 from kqs.process.threads import addresses_of
+from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor, when_done
 
 log = get_logger("kqs.server")
@@ -131,7 +132,7 @@ class Listener:
                 self._supervisor.call_later(ACCEPT_PAUSE_S, "listener", self._resume, bound)
                 if not self._has_told:
                     self._has_told = True
-                    log.warning("connections cannot be accepted, trying again and again", reason=error.strerror)
+                    log.warning("connections cannot be accepted, trying again and again", reason=reason_of(error))
                 return
             accepted.setblocking(False)
             task = self._supervisor.spawn(self._connect(accepted), "accept", when_done)
@@ -263,5 +264,4 @@ def _remove_stale(path: Path) -> None:
 def _bind_error(error: OSError, what: str) -> StartupError:
     if error.errno == errno.EADDRINUSE:
         return StartupError(f"[server] {what} is in use by another server", ExitCode.UNAVAILABLE)
-    reason = (error.strerror or str(error)).lower()
-    return StartupError(f"[server] {what} cannot be bound: {reason}", ExitCode.CANNOT_CREATE)
+    return StartupError(f"[server] {what} cannot be bound: {reason_of(error)}", ExitCode.CANNOT_CREATE)

@@ -364,7 +364,7 @@ async def test_space_is_asked_for_when_none_is_left_for_a_segment() -> None:
     await journal.start()
     await appended(journal, a_record("x" * 200))
     files.plan = lambda _call, name: OSError(errno.ENOSPC, "full") if name == "allocate" else None
-    with pytest.raises(JournalFailedError, match="No space left"):
+    with pytest.raises(JournalFailedError, match="no space left"):
         await appended(journal, a_record("x" * 200))
     async with asyncio.timeout(10):
         await asked.wait()

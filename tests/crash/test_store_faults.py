@@ -243,7 +243,7 @@ async def test_store_locked_by_somebody_else_opens_when_it_is_free(
 
 
 async def test_missing_directory_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(StoreUnavailableError, match="No such file"):
+    with pytest.raises(StoreUnavailableError, match="no such file"):
         await SqliteStore(tmp_path / "no" / "store.sqlite", StoreSection(), FakeClock(), StrictSupervisor()).open(JOURNAL, NODE)
 
 

@@ -21,6 +21,7 @@ from kqs.broker.beanstalkd.trio import Trio
 from kqs.job import Entry
 from kqs.log import get_logger
 from kqs.pauses import Pauses
+from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
 from kqs.wire.beanstalk.commands import Delete
@@ -100,7 +101,8 @@ class Server:
             was_reached = True
             await self._serve(session, trio, census)
         except (OSError, LinkLostError, ValueError) as error:
-            trio.end(str(error) or f"no answer within {CONNECT_WITHIN_S:g} s")
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            trio.end(reason or f"no answer within {CONNECT_WITHIN_S:g} s")
         finally:
             trio.end("it is not served any more")
             self._damaged.note(trio)

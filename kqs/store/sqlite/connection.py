@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from kqs.reasons import reason_with_file
 
 PAGE_BYTES = 4096
 #: the WAL is copied into the file when it has this many pages (16 MiB): larger stalls a commit for longer, smaller copies
@@ -144,7 +145,8 @@ def translated(error: Exception) -> Exception:
             return StoreCorruptError(f"the store is damaged: {error}")
         return StoreError(f"the store failed: {error}")
     if isinstance(error, (OSError, MemoryError)):
-        return StoreUnavailableError(f"the store cannot be used now: {str(error) or type(error).__name__}")
+        reason = reason_with_file(error) if isinstance(error, OSError) else str(error)
+        return StoreUnavailableError(f"the store cannot be used now: {reason or type(error).__name__}")
     return error
 
 

@@ -374,6 +374,19 @@ async def test_nobody_listening_is_told_at_once() -> None:
         await Client(address).open()
 
 
+async def test_a_name_that_has_two_addresses_at_which_nobody_listens_is_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with LineServer() as server:
+        port = server.address.port
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", port)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_options: found)
+    with pytest.raises(UnreachableError) as refused:
+        await connect("localhost", port).open()
+    assert str(refused.value) == f"localhost:{port}: connection refused"
+
+
 async def test_missing_socket_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError, match="no such file"):
         await connect(socket=str(tmp_path / "none")).open()

@@ -79,7 +79,7 @@ async def test_without_a_spare_it_waits_for_room() -> None:
     await appended(journal, a_record())
     files.is_full = True
     await journal.checkpoint(1)
-    with pytest.raises(JournalError, match="No space left"):
+    with pytest.raises(JournalError, match="no space left"):
         await journal.checkpoint(2)
     files.is_full = False
     await journal.checkpoint(2)
