@@ -70,6 +70,15 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail as for a setting or a field: with the nearest one that there is."""
+        name = args[0]
+        if name not in self._modules and not name.startswith("-") and not ctx.resilient_parsing:
+            from kqs.words.nearest import unknown_name
+
+            ctx.fail(unknown_name("command", name, self._modules))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run the command. A broken pipe or Ctrl-C ends it here, since click would make other codes of them."""
         try:

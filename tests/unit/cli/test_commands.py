@@ -59,6 +59,8 @@ def test_wrong_usage_is_exit_code_two(arguments: list[str], capsys: pytest.Captu
         (["job"], "kqs job: Missing argument 'ID' (see kqs job --help)"),
         (["job", "a", "--wait", "604801"], f"kqs job: {TOO_LONG} (see kqs job --help)"),
         (["insert", "a", "--wait", "604801"], f"kqs insert: {TOO_LONG} (see kqs insert --help)"),
+        (["insrt", "a"], 'kqs: unknown command "insrt"; the nearest known one is "insert" (see kqs --help)'),
+        (["xyzzy"], 'kqs: unknown command "xyzzy" (see kqs --help)'),
         (["journal", "nope"], "kqs journal: No such command 'nope' (see kqs journal --help)"),
     ],
 )
