@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from math import floor
 from typing import Protocol, overload
@@ -45,8 +45,10 @@ _DAY = timedelta(days=1)
 _MINUTE_S = 60
 #: days ahead that are looked through for the next instant: 29 February on a given day of the week comes every 28 years, or 40
 _MOST_DAYS = 366 * 41
-#: no instant is looked for from this year on: those near the last date there is cannot be told in all zones
-_LAST_YEAR = date.max.year - 1
+#: the last day that has instants: those near the last date there is cannot be told in all zones
+_LAST_DAY = date(date.max.year - 1, 12, 31)
+#: an instant after that day in every zone, and far enough from the last date to be one there; later ones are taken for it
+_END = datetime(date.max.year, 7, 1, tzinfo=UTC).timestamp()
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -153,7 +155,7 @@ class Cron:
     def latest(self, after: float, until: float, most: int) -> list[float]:
         """See Calendar."""
         found: set[float] = set()
-        day, first = self._date(until) + _DAY, self._date(after) - _DAY
+        day, first = min(self._date(until) + _DAY, _LAST_DAY), self._date(after) - _DAY
         while day >= first:
             is_enough = len(found) >= most  # but for what a change lets cross midnight
             if self._has(day):
@@ -165,14 +167,14 @@ class Cron:
         return sorted(found)[max(0, len(found) - most) :]
 
     def _date(self, at: float) -> date:
-        return datetime.fromtimestamp(at, self._zone).date()
+        return datetime.fromtimestamp(min(at, _END), self._zone).date()
 
     def _has(self, day: date) -> bool:
         return day.month in self._months and self._is_meant(day)
 
     def _days_from(self, day: date, most: int = _MOST_DAYS) -> Iterator[date]:
-        """Yield the days that the expression means: of this one and `most` more, or as far as it is worth to look."""
-        last = min(day + timedelta(days=most), date.max - 2 * _DAY) if day.year < _LAST_YEAR else day
+        """Yield the days that the expression means: of this one and `most` more, up to the last that has instants."""
+        last = date.fromordinal(min(day.toordinal() + most, _LAST_DAY.toordinal()))
         while day <= last:
             if day.month not in self._months:
                 day = (day.replace(day=1) + timedelta(days=32)).replace(day=1)

@@ -255,5 +255,41 @@ def test_every_counts_from_its_first_instant(every: float, from_at: float, at: f
     assert calendar.latest(at, further, 1) == [further]
 
 
-def test_the_end_of_the_calendar_is_no_error() -> None:
-    assert cron("0 0 1 1 *", "UTC").after(datetime(9998, 6, 1, tzinfo=UTC).timestamp()) is None
+def at_noon(year: int, month: int, day: int) -> float:
+    return datetime(year, month, day, 12, tzinfo=UTC).timestamp()
+
+
+#: the zones that are farthest from UTC, and one that changes its clocks
+EDGES = pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Niue", "Europe/Berlin"])
+
+
+@EDGES
+@pytest.mark.parametrize("year", [9957, 9958, 9959, 9990, 9997])
+def test_instants_are_found_up_to_the_end_of_the_calendar(year: int, zone: str) -> None:
+    daily, now = cron("0 12 * * *", zone), at_noon(year, 12, 30)
+    found = daily.after(now)
+    assert found is not None
+    assert 0 < found - now <= 86_400
+    assert daily.count(now, found) == 1
+    assert daily.latest(now, found, 9) == [found]
+
+
+@EDGES
+@pytest.mark.parametrize("expression", ["0 0 1 1 *", "0 0 29 2 */7", "* * * * *"])
+@pytest.mark.parametrize(
+    "at", [at_noon(9999, 1, 2), at_noon(9999, 12, 31), at_noon(9999, 12, 31) + 86_399, at_noon(9999, 12, 31) + 1e9]
+)
+def test_the_end_of_the_calendar_is_no_error(at: float, expression: str, zone: str) -> None:
+    calendar = cron(expression, zone)
+    assert calendar.after(at) is None
+    assert calendar.count(at, at + 1e9) == 0
+    assert calendar.latest(at, at + 1e9, 9) == []
+
+
+@EDGES
+def test_what_does_not_come_again_before_the_end_is_none(zone: str) -> None:
+    leap_sunday = cron("0 0 29 2 */7", zone)
+    last = leap_sunday.after(at_noon(9949, 1, 1))
+    assert last is not None
+    assert abs(last - at_noon(9976, 2, 29)) < 2 * 86_400
+    assert leap_sunday.after(last) is None
