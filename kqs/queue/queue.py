@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -235,14 +235,15 @@ class Queue:
                 job.due_at = 0.0
         self._reporter.attach(claimed)
         may_begin = [job for job in jobs if job.after is None and job.members is None] if has_order else jobs
+        untold = self._untold(jobs)
         reservation = self.admission.admit(may_begin, now)
         try:
-            with self.events.inserting(self._untold(jobs)):
+            with self.events.inserting(untold):
                 found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
                 known = frozenset(found)
                 parked = found.parked
-                if self.events.is_heard:
-                    self._tell_created(jobs, known, parked)
+                if untold:
+                    self.events.created([job for job in untold if job.order not in known], parked)
             reservation.deliver(self.runs.epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()
@@ -284,9 +285,6 @@ class Queue:
 
     def _judge_success(self, run: Run, result: bytes) -> Report:
         return self._judge.outcome(run, self.cascade.resolve(run.type, run.options), Ok(result), whole_ms(self.clock.now()))
-
-    def _tell_created(self, jobs: Sequence[Accepted], known: frozenset[int], parked: Collection[int]) -> None:
-        self.events.created([job for job in self._untold(jobs) if job.order not in known], parked)
 
     def _untold(self, jobs: Sequence[Accepted]) -> list[Accepted]:
         """Return those that are to be told as created, if anybody listens: what the journal has claimed was told before."""

@@ -424,6 +424,21 @@ async def test_who_begins_to_listen_anew_hears_nothing_that_was_kept_for_another
     assert anew[0].words == ["created", "queued"]
 
 
+async def test_who_begins_to_listen_while_a_job_is_stored_hears_only_what_comes_after(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ears: list[Ear] = []
+    run = run_by(rig, rig.hand(0))
+
+    async def listen_and_run() -> None:
+        ears.append(Ear(rig.queue))
+        await run()
+
+    slow(rig, monkeypatch, "insert", listen_and_run)
+    await rig.accept(an_accepted(1))
+    assert ears[0].words == ["started"]
+
+
 class Waiting:
     """Waits for a job's end."""
 
