@@ -69,7 +69,7 @@ class Asked:
 
     def stored(self, jobs: Sequence[Accepted], known: Known) -> None:
         """Take in what became of jobs: what is not among the known was stored."""
-        refused = frozenset(known)
+        refused = known.old
         for job in jobs:
             order = job.order
             question = self.open.pop(order, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from enum import StrEnum
 from typing import NamedTuple
@@ -101,6 +101,8 @@ class Events:
         self._begun: set[int] = set()  # orders of runs that were told as started, and are given back as if they had not been
         self._searches: set[asyncio.Task[None]] = set()
         self._bookmarks = Bookmarks[Batch](self._tell_now)
+        self._is_shared = is_shared
+        self._unsure: set[str] = set()  # jobs of an insert that is not done, or perhaps: that failed, and is repeated
         self._letting: dict[Bookmark, set[str]] = {}  # changes that may let jobs run, and which of those have begun meanwhile
 
     def listen(self, listener: Listener) -> None:
@@ -116,23 +118,37 @@ class Events:
             self._started.clear()
             self._begun.clear()
             self._bookmarks.clear()
+            self._unsure.clear()
 
     def inserting(self, jobs: Sequence[Accepted]) -> AbstractContextManager[None]:
-        """Tell what happens to jobs that the store is given in this block after it is told that they are `created`."""
-        return self._first(_INSERTED, [job.id for job in jobs]) if self.is_heard else _UNHEARD
+        """Tell what happens to jobs that the store is given in this block after it is told that they are `created`.
+
+        What a shared store raises leaves open whether they are stored, and they may run. So their bookmarks stay until the
+        insert is repeated, with the same jobs.
+        """
+        return self._inserting({job.id for job in jobs}) if self.is_heard else _UNHEARD
+
+    @contextmanager
+    def _inserting(self, ids: set[str]) -> Iterator[None]:
+        self._leave(_INSERTED, ids - self._unsure)
+        self._unsure = set(ids) if self._is_shared else set()
+        try:
+            yield
+            self._unsure.clear()
+        finally:
+            self._bookmarks.take_out(_INSERTED, ids - self._unsure)
 
     def reporting(self, batch: Sequence[tuple[Run, Report]]) -> AbstractContextManager[None]:
         """Tell what happens to jobs whose reports the store is given in this block after these are told (`reported`)."""
-        return self._first(_REPORTED, [run.claim.id for run, _ in batch]) if self.is_heard else _UNHEARD
+        return self._reporting({run.claim.id for run, _ in batch}) if self.is_heard else _UNHEARD
 
     @contextmanager
-    def _first(self, bookmark: Bookmark, job_ids: Iterable[str]) -> Iterator[None]:
-        ids = set(job_ids)
-        self._leave(bookmark, ids)
+    def _reporting(self, ids: set[str]) -> Iterator[None]:
+        self._leave(_REPORTED, ids)
         try:
             yield
         finally:
-            self._bookmarks.take_out(bookmark, ids)
+            self._bookmarks.take_out(_REPORTED, ids)
 
     def _leave(self, bookmark: Bookmark, job_ids: Collection[str]) -> None:
         if self._started:

@@ -243,7 +243,8 @@ class Queue:
                 known = frozenset(found)
                 parked = found.parked
                 if untold:
-                    self.events.created([job for job in untold if job.order not in known], parked)
+                    old = found.old
+                    self.events.created([job for job in untold if job.order not in old], parked)
             reservation.deliver(self.runs.epoch, known.union(parked) if parked else known)
         finally:
             reservation.undo()

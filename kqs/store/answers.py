@@ -73,14 +73,26 @@ class Known(list[int]):
 
     parked: those of jobs that were stored, and have to wait for their resource or for others: neither claimed nor ready.
     joined: by order, the id of the waiting job that has the unique key of one that was not.
+    made: those among the known that an attempt at the same insert has stored, whose answer was lost, and that others have
+    changed since, by a run as a rule: new all the same, to whoever asks whether they are.
     """
 
     def __init__(
-        self, orders: Iterable[int] = (), parked: Collection[int] = (), joined: Mapping[int, str] | None = None
+        self,
+        orders: Iterable[int] = (),
+        parked: Collection[int] = (),
+        joined: Mapping[int, str] | None = None,
+        made: Collection[int] = (),
     ) -> None:
         super().__init__(orders)
         self.parked = parked
         self.joined: Mapping[int, str] = joined or {}
+        self.made = made
+
+    @property
+    def old(self) -> frozenset[int]:
+        """Return the orders of those that are not new."""
+        return frozenset(self).difference(self.made) if self.made else frozenset(self)
 
 
 class Holder(NamedTuple):

@@ -132,7 +132,8 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         A job with a `tick` is stored only if its schedule has not passed that instant, which it has then, with the job: so each
         is stored once, from whatever server and journal, and even if no record is left. One that is not counts as known; where
         there is no schedule of the name any more, the id alone decides.
-        Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule.
+        Returns: the orders of `jobs` that were already known or joined, so not stored, in no special order; [] as a rule. After
+        an attempt at the same insert that failed, `made` has those of them which that stored.
         """
         ...
 

@@ -14,10 +14,13 @@ import kqs.store.mongo.opened
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
 from kqs.job import Accepted, Run
 from kqs.states import State
+from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.insert import Inserter
 from kqs.store.mongo.lanes import Lane
 from kqs.store.mongo.tallies import RECOUNT_S
+from tests.contract.change_contract import change
+from tests.contract.order_contract import only
 from tests.contract.store_contract import (
     FIRST,
     IDS,
@@ -102,6 +105,24 @@ async def test_an_insert_whose_answer_was_lost_knows_itself_again(store: MongoSt
     assert await store.insert(some_jobs(3), 1, "w1", now) == []
     assert numbers(await store.ready("mail", None, 9)) == [0, 1, 2]
     assert await store.insert(some_jobs(3), 1, "w1", now) == [FIRST, FIRST + 1, FIRST + 2]
+
+
+async def test_a_job_that_runs_though_its_insert_failed_is_new_all_the_same(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
+    await store.insert([a_job(0, id="theirs")], 1, "w1", now)
+    jobs = [a_job(1), a_job(2), a_job(3, id="theirs"), a_job(4, resource="printer")]
+    proxy.lose_answer("insert")
+    with pytest.raises(StoreUnavailableError):
+        await store.insert(jobs, 2, "w1", now)
+    await store.claim([an_entry(1)], "w1", now)
+    await change(store, Verb.CANCEL, only(4), now=now)
+    found = await store.insert(jobs, 2, "w1", now)
+    assert sorted(found) == [FIRST + 1, FIRST + 3, FIRST + 4]
+    assert sorted(found.made) == [FIRST + 1, FIRST + 4]
+    assert sorted(found.old) == [FIRST + 3]
+    assert sorted(found.parked) == [FIRST + 4]
+    assert (await store.insert(jobs, 2, "w1", now)).made == set()
 
 
 async def test_a_repeated_insert_may_claim_other_jobs(store: MongoStore, proxy: MongoProxy, now: float) -> None:

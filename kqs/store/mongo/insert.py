@@ -53,12 +53,14 @@ class Inserter:
         self._uniques = Uniques(session, servers)
         self._doubted: set[int] = set()
         self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
+        self._made: set[int] = set()  # see Known.made
 
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
         """See Store.insert."""
         parked: set[int] = set()
         known: list[int] = []
         passed: set[int] = set()
+        self._made.clear()
         if ticked := [job for job in jobs if job.tick is not None]:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
@@ -72,7 +74,10 @@ class Inserter:
             joined = await self._insert_any(jobs, worker, now, known, parked)
         self._doubted.clear()
         self._stored.clear()
-        return Known([*(order for order in known if order not in stored_before), *joined, *passed], parked, joined=joined)
+        orders = [*(order for order in known if order not in stored_before), *joined, *passed]
+        made = self._made.intersection(orders)
+        parked |= {job.order for job in jobs if job.order in made and (job.resource is not None or job.may_wait)}
+        return Known(orders, parked, joined, made)
 
     async def _insert_tied(
         self, jobs: Sequence[Accepted], worker: str, now: float, known: list[int], parked: set[int]
@@ -274,8 +279,14 @@ class Inserter:
             ours_alone = {name: {"$in": [documents[index][name] for index in indexes]} for name in ("_id", "order")}
             await self._session.jobs.update_many({**ours_alone, "mark": {"$in": doubted}}, change)
         ids = [documents[index]["_id"] for index in refused]
-        ours = {(found["_id"], found["order"]) for found in await self._session.find(ids, {"mark": mark}, ["order"])}
-        return {index for index in refused if (documents[index]["_id"], documents[index]["order"]) not in ours}
+        found = await self._session.find(ids, {"node": self._node}, ["order", "mark"])
+        marks = {(one["_id"], one["order"]): one["mark"] for one in found}
+        names = {index: (documents[index]["_id"], documents[index]["order"]) for index in refused}
+        others = {index for index, name in names.items() if marks.get(name) != mark}
+        stored = [order for id_, order in map(names.__getitem__, others) if (id_, order) in marks]
+        # what an earlier boot has stored is none of it, but for what that had yet to say when it was killed
+        self._made.update(order for order in stored if order > self._servers.fed_order)
+        return others
 
     async def _replace(self, jobs: Sequence[Accepted], documents: list[Document], refused: set[int]) -> set[int]:
         """Put new jobs in the place of records that were over when they were accepted; return the indexes of those jobs.

@@ -71,6 +71,12 @@ async def bench() -> AsyncIterator[Bench]:
     bench.asked.close()
 
 
+async def test_a_known_job_that_a_lost_attempt_has_stored_is_new(bench: Bench) -> None:
+    bench.ask("one", 0, 1)
+    bench.stored(0, 1, known=Known([ORDER, ORDER + 1], made={ORDER}))
+    await until(lambda: bench.told == [("one", Found({ORDER + 1}, {}))])
+
+
 async def test_each_hears_what_became_of_its_jobs_when_all_are_stored(bench: Bench) -> None:
     bench.ask("one", 0)
     bench.ask("two", 1, 2, 4)

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -298,6 +299,49 @@ async def test_a_job_that_begins_while_it_is_stored_was_created_first(rig: Rig, 
     slow(rig, monkeypatch, "insert", run_by(rig, hand))
     await rig.accept(an_accepted(1))
     assert ear.words == ["created", "queued", "started"]
+
+
+@pytest.mark.parametrize("is_resource", [False, True])
+async def test_a_job_that_begins_though_its_insert_failed_is_created_when_that_is_repeated(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_resource: bool
+) -> None:
+    ear, hand, insert = Ear(rig.queue), rig.hand(0), rig.store.insert
+    monkeypatch.setattr(rig.queue.events, "_is_shared", True)
+    job = a_printing_job() if is_resource else an_accepted(1)
+
+    async def losing_its_answer(*given: Any) -> Known:
+        await insert(*given)
+        raise StoreUnavailableError("the connection is lost")
+
+    async def knowing_itself(*given: Any) -> Known:
+        known = await insert(*given)
+        return Known(known, {job.order} if is_resource else (), made=set(known))
+
+    monkeypatch.setattr(rig.store, "insert", losing_its_answer)
+    with pytest.raises(StoreUnavailableError):
+        await rig.accept(job)
+    if is_resource:
+        rig.queue._timetable.called([entry_of(job, None)])
+    await run_by(rig, hand)()
+    assert ear.words == []
+    monkeypatch.setattr(rig.store, "insert", knowing_itself)
+    await rig.accept(job)
+    assert ear.words == ["created", "queued", "started"]
+    await rig.accept(an_accepted(2))
+    assert ear.words[3:] == ["created", "queued"]
+
+
+async def test_what_happens_to_a_job_whose_id_is_inserted_again_does_not_wait_for_a_full_disk(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run, ear = await hand.take(), Ear(rig.queue)
+    monkeypatch.setattr(rig.store, "insert", Mock(side_effect=StoreUnavailableError("the disk is full")))
+    with pytest.raises(StoreUnavailableError):
+        await rig.accept(an_accepted(1))
+    await hand.end(run)
+    assert ear.words == ["success"]
 
 
 @pytest.mark.parametrize("outcome", [Failed("x"), Again()])
