@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from unittest.mock import Mock
 
 import pytest
@@ -21,6 +22,8 @@ from tests.contract.store_contract import (
     IDS,
     JOURNAL,
     NODE,
+    OTHER_JOURNAL,
+    OTHER_NODE,
     a_job,
     a_report,
     an_entry,
@@ -46,6 +49,114 @@ async def followed(store: MongoStore, now: float) -> list[int]:
     while (await store.follow(now, None)).is_more:
         pass
     return sorted(numbers(called))
+
+
+Pair = tuple[MongoStore, MongoStore]
+
+
+async def a_pair(make: MakeStore, proxy: MongoProxy, namespace: str) -> Pair:
+    """Return the stores of two servers that nobody has used; the first is behind the proxy."""
+    behind, beside = make(proxy.uri, namespace), make(namespace=namespace)
+    await behind.open(JOURNAL, NODE)
+    await beside.open(OTHER_JOURNAL, OTHER_NODE)
+    return behind, beside
+
+
+async def family(store: MongoStore, now: float) -> dict[int, State]:
+    """Return how a parent, a child that needs its success and one that does not stand, and that none of them is held."""
+    found = {}
+    for n in range(3):
+        record = await store.job(IDS.of(FIRST + n))
+        assert record is not None
+        assert not record.awaits, (n, record)
+        found[n] = record.state
+    return found
+
+
+CHILDREN = [a_job(1, after=after(0)), a_job(2, after=after(0, is_any_end=True))]
+ENDS = pytest.mark.parametrize("end", [State.SUCCESS, State.FAIL])
+
+
+@pytest.mark.slow
+@ENDS
+async def test_parent_that_ends_amid_the_insert_of_its_children_leaves_none_of_them_waiting(
+    proxy: MongoProxy, make_mongo_store: MakeStore, now: float, end: State
+) -> None:
+    ended_at, met = 0, 0
+    while True:
+        ours, theirs = await a_pair(make_mongo_store, proxy, f"at{ended_at}-{met}")
+        await ours.insert([a_job(0)], 1, "w", now)
+        proxy.meanwhile(
+            (ended_at, partial(run, theirs, 0, now, end)),
+            (met, partial(followed, theirs, now)),
+        )
+        await ours.insert(CHILDREN, 2, "w", now)
+        if not proxy.is_interrupted:
+            if ended_at == met:
+                break
+            ended_at = met = ended_at + 1
+            continue
+        await followed(ours, now)
+        state = {State.SUCCESS: State.NEW, State.FAIL: State.FAIL}[end]
+        assert await family(ours, now) == {0: end, 1: state, 2: State.NEW}, (ended_at, met)
+        met += 1
+    assert ended_at > 3
+
+
+@pytest.mark.slow
+@ENDS
+async def test_children_that_come_amid_the_end_of_their_parent_are_found_by_who_ended_it(
+    proxy: MongoProxy, make_mongo_store: MakeStore, now: float, end: State
+) -> None:
+    came_at, is_over = 0, False
+    while not is_over:
+        ours, theirs = await a_pair(make_mongo_store, proxy, f"at{came_at}")
+        await theirs.insert([a_job(0)], 1, "w", now)
+        proxy.meanwhile((came_at, partial(theirs.insert, CHILDREN, 2, "w", now)))
+        await run(ours, 0, now, end)
+        await followed(ours, now)
+        is_over = not proxy.is_interrupted
+        if is_over:
+            await theirs.insert(CHILDREN, 2, "w", now)
+        await ours.news()  # as it looks three times a second; the other does nothing more
+        await followed(ours, now)
+        state = {State.SUCCESS: State.NEW, State.FAIL: State.FAIL}[end]
+        assert await family(ours, now) == {0: end, 1: state, 2: State.NEW}, came_at
+        came_at += 1
+    assert came_at > 3
+
+
+@pytest.mark.parametrize("command", ["insert", "find", "update"])
+async def test_children_whose_insert_failed_at_first_are_heard_of_all_the_same(
+    proxy: MongoProxy, make_mongo_store: MakeStore, now: float, command: str
+) -> None:
+    ours, theirs = await a_pair(make_mongo_store, proxy, "")
+    await ours.insert([a_job(0)], 1, "w", now)
+    proxy.lose_answer(command)
+    with pytest.raises(StoreUnavailableError):
+        await ours.insert(CHILDREN, 2, "w", now)
+    await theirs.news()
+    await ours.insert(CHILDREN, 2, "w", now)
+    await theirs.news()
+    await run(theirs, 0, now)
+    await followed(theirs, now)
+    assert await family(theirs, now) == {0: State.SUCCESS, 1: State.NEW, 2: State.NEW}
+
+
+async def test_server_that_was_not_there_when_others_heard_of_children_finds_them_by_its_upkeep(
+    ours: MongoStore, make_mongo_store: MakeStore, now: float
+) -> None:
+    await ours.insert([a_job(3), a_job(4, after=after(3))], 1, "w", now)
+    await change(ours, Verb.DELETE, now=now)
+    theirs = make_mongo_store()
+    await theirs.open(OTHER_JOURNAL, OTHER_NODE)
+    await ours.insert([a_job(0), *CHILDREN], 2, "w", now)
+    await followed(ours, now)
+    await theirs.news()
+    await run(theirs, 0, now)
+    assert await followed(theirs, now) == []
+    await theirs._there.keep_up()
+    assert await followed(theirs, now) == [1, 2]
 
 
 async def test_server_that_ends_a_parent_lets_anothers_child_go(ours: MongoStore, theirs: MongoStore, now: float) -> None:

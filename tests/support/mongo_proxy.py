@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
@@ -29,6 +30,8 @@ class MongoProxy:
         self._passed_bytes = 0
         self._left: int | None = None
         self._is_last_done = False
+        self._meanwhile: dict[int, Callable[[], Awaitable[object]]] = {}  # by how many commands have passed
+        self._met = 0
         self.commands: Counter[str] = Counter()
         self.sent_bytes = 0
         self.answered_bytes = 0
@@ -60,6 +63,17 @@ class MongoProxy:
     def die_after(self, commands: int, *, is_last_done: bool) -> None:
         """Pass so many more commands; then one whose answer is lost, if `is_last_done`, and nothing from there on."""
         self._left, self._is_last_done = commands, is_last_done
+
+    def meanwhile(self, *deeds: tuple[int, Callable[[], Awaitable[object]]]) -> None:
+        """Do each, once, when so many more commands have been answered, while the next waits; in their order."""
+        self._met, self._meanwhile = 0, {}
+        for after, do in deeds:
+            self._meanwhile[after] = do if after not in self._meanwhile else _both(self._meanwhile[after], do)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Tell whether all that is to be done `meanwhile` has been."""
+        return not self._meanwhile
 
     @property
     def is_dead(self) -> bool:
@@ -104,6 +118,9 @@ class MongoProxy:
                 answers.cancel()
                 await asyncio.gather(answers, return_exceptions=True)
             elif command not in _HELLOS:
+                if (do := self._meanwhile.pop(self._met, None)) is not None:
+                    await do()
+                self._met += 1
                 if self._left is not None:
                     self._left -= 1
                     if self._left == -1 and self._is_last_done:
@@ -135,6 +152,14 @@ class MongoProxy:
                 writer.write(data)
                 await writer.drain()
             writer.transport.abort()
+
+
+def _both(first: Callable[[], Awaitable[object]], second: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+    async def do() -> None:
+        await first()
+        await second()
+
+    return do
 
 
 def _command(message: bytes) -> tuple[str, str]:

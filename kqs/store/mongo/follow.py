@@ -109,7 +109,7 @@ class Follower:
         say = self._noted.use()
         applied = await self._ask(ours, now, doubt)
         if say:
-            await self._servers.say_held()
+            await self._say_held()
         self._noted.note({sign for one in ours for sign in one["asks"]})
         if late := [one for one in applied.free if one["order"] in known]:
             self._tell([entry_of(one, None) for one in late])
@@ -122,9 +122,13 @@ class Follower:
         found = await self._session.find(ids, IS_HELD, _FIELDS)
         applied = await self._ask(found, self._session.now())
         if say:
-            await self._servers.say_held()
+            await self._say_held()
         self._noted.note({sign for one in found for sign in one["awaits"]})
         return {one["_id"] for one in found} - {one["_id"] for one in applied.free}
+
+    async def _say_held(self) -> None:
+        await self._servers.say_held()
+        self._noted.said()
 
     async def _ask(self, held: Sequence[Document], now: float, doubt: Callable[[int], None] | None = None) -> Applied:
         """Let those go that wait for nothing. Whether a batch is complete is left to `follow`."""

@@ -40,12 +40,13 @@ class Noted:
         return bool(self._hints) or self.swept_to is not None
 
     def use(self) -> bool:
-        """Take in that this server makes held jobs; tell whether the others should hear so now."""
+        """Take in that this server makes held jobs; tell whether the others should hear so now (`said`)."""
         self._used_at = now = self._monotonic()
-        if self._said_at is not None and now - self._said_at < SAY_S:
-            return False
-        self._said_at = now
-        return True
+        return self._said_at is None or now - self._said_at >= SAY_S
+
+    def said(self) -> None:
+        """Take in that the others can hear so: what failed before that is said when it is repeated."""
+        self._said_at = self._monotonic()
 
     def found(self, *, is_any: bool) -> None:
         """Take in whether some jobs are held."""
