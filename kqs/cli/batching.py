@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +16,8 @@ from kqs.cli.insert import SpeltOutCommand, field_options
 if TYPE_CHECKING:
     from kqs.client import Address, Client
 
+#: how the server names a job of a batch
+_JOB = re.compile(r"job (\d+): ")
 #: fields of a single insert
 _NOT_OF_A_BATCH = ("wait",)
 
@@ -52,7 +57,10 @@ def batch_command(
     jobs = None if file is None else _jobs(file)
 
     async def work(client: Client) -> str:
-        return await (client.open_batch(then) if jobs is None else client.batch(jobs, then))
+        if jobs is None:
+            return await client.open_batch(then)
+        with _told_by_lines(list(jobs)):
+            return await client.batch(list(jobs.values()), then)
 
     batch_id = with_client(server, work)
     if as_lines:
@@ -61,11 +69,26 @@ def batch_command(
         click.echo(batch_id)
 
 
-def _jobs(path: str) -> list[dict[str, msgspec.Raw]]:
+def _jobs(path: str) -> dict[int, dict[str, msgspec.Raw]]:
+    """Return the jobs of a file, by the numbers of their lines, in their order."""
     from kqs.cli.insertfile import opened
 
     with opened(path) as file:
-        return [_job(number, line) for number, line in enumerate(file, 1) if not line.isspace()]
+        return {number: _job(number, line) for number, line in enumerate(file, 1) if not line.isspace()}
+
+
+@contextmanager
+def _told_by_lines(lines: Sequence[int]) -> Iterator[None]:
+    """Have what the server says of a job, which it names by its position, name its line."""
+    from kqs.errors import CallError
+
+    try:
+        yield
+    except CallError as error:
+        named = _JOB.match(str(error))
+        if named is None:
+            raise
+        raise CallError(f"line {lines[int(named[1])]}: {str(error)[named.end() :]}", error.call_code) from None
 
 
 def _job(number: int, line: bytes) -> dict[str, msgspec.Raw]:

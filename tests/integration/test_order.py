@@ -339,6 +339,23 @@ def test_commands_insert_batches_of_a_file_and_open_ones(served: Served, peer: P
     assert ended(peer, opened)["data"] == {"day": 1}
 
 
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ('{"type":"ok","dealy":1}', "bad_job: line 4: unknown field"),
+        ('{"type":"ok","after":[1]}', "bad_job: line 4: after: the job would wait for itself"),
+        ('{"type":"ok","id":"all"}', "bad_job: line 4: id: expected another than that of `then`"),
+    ],
+)
+def test_command_says_on_which_line_of_its_file_a_job_stands_that_is_refused(served: Served, bad: str, told: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        kqs(served, "batch", "report", "--file", "-", "--id", "all", stdin=f'\n{{"type":"ok"}}\n \n{bad}\n')
+    assert refused.value.stderr.startswith(f"kqs: {told}")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        kqs(served, "batch", "report", "--file", "-", "--ttr", "0", stdin='\n{"type":"ok"}\n')
+    assert refused.value.stderr.startswith("kqs: bad_job: then: ttr: ")
+
+
 def test_commands_say_what_a_job_comes_after(served: Served, peer: Peer) -> None:
     first = kqs(served, "insert", "held")
     batch = peer.call("batch", {"open": True, "then": HELD})
