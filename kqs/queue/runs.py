@@ -268,12 +268,12 @@ class Runs:
 
     def call_off(self, claims: Sequence[Claim]) -> None:
         """Have runs end, or never begin, whose jobs were cancelled or deleted; what is not here is passed over."""
-        left = {claim.id: claim for claim in claims}
+        left = set(claims)
         for lease in self._leases.all():
-            if left.get(lease.run.claim.id) == lease.run.claim:
-                del left[lease.run.claim.id]
+            if lease.run.claim in left:
+                left.discard(lease.run.claim)
                 self._call_off(lease)
-        unbegun = [claim for claim in left.values() if claim.epoch == self.epoch]
+        unbegun = [claim for claim in left if claim.epoch == self.epoch]
         if unbegun:
             self._admission.revoked.update(unbegun)
             self._supervisor.call_later(REVOKED_S, "queue", self._admission.revoked.difference_update, unbegun)

@@ -151,6 +151,26 @@ async def test_it_hears_of_it_although_the_other_was_killed_before_it_rang(
     assert await heard(ours) == [run.claim]
 
 
+async def test_a_deleted_run_and_the_next_job_of_its_id_are_two(ours: MongoStore, theirs: MongoStore, now: float) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    (old,) = await ours.claim([an_entry(0, id="mine")], "w", now)
+    assert await heard(ours) == []
+    await change(theirs, Verb.DELETE, now=now, is_forced=True)
+    new = their_job(5, accepted_at=now)
+    new.id = "mine"
+    assert await theirs.insert([new], 1, "w", now) == []
+    assert await heard(ours) == [old.claim]
+    (run,) = await ours.claim([an_entry(5, id="mine")], "w", now)
+    assert (run.claim.attempt, run.claim.epoch) == (old.claim.attempt, old.claim.epoch)
+    assert await ours.report([a_report(old.claim, at=now)]) == [False]
+    await change(theirs, Verb.CANCEL, now=now)
+    assert await heard(ours) == [run.claim]
+    assert await heard(ours) == []
+    await change(theirs, Verb.DELETE, now=now, is_forced=True)
+    assert [one.order for one in (await ours.news()).deleted] == [run.claim.order]
+    assert await ours.report([a_report(old.claim, at=now), a_report(run.claim, at=now)]) == [False, False]
+
+
 async def test_it_hears_of_it_although_its_look_failed(
     theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float
 ) -> None:

@@ -284,7 +284,7 @@ class Changer:
 
     async def _call_off(self, change: Change, running: list[Document]) -> None:
         """Let other servers know of runs that are to end; ours are told with the answer."""
-        runs = {(one["_id"], one["attempt"], one["epoch"]) for one in running}
+        runs = set(map(_claim_of, running))
         self._servers.told |= runs
         if change.verb is Verb.DELETE:
             self._servers.told_gone |= runs
@@ -360,14 +360,12 @@ async def news(session: Session, servers: Servers, resources: Resources) -> News
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
     fields = ["order", "attempt", "epoch", "place", "type", "prio", "returned"]
     found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
-    claims = {(one["_id"], one["attempt"], one["epoch"]): one["order"] for one in found}
-    claims |= {(one["job"], one["attempt"], one["epoch"]): one["order"] for one in servers.called_off}
-    fresh = [Claim(order, *claim) for claim, order in claims.items() if claim not in servers.told]
-    servers.told.intersection_update(claims)
-    servers.told.update(claims)
-    replaced = [one | {"_id": one["job"]} for one in servers.called_off if "type" in one]  # an older version does not say it
-    buried = {(one["_id"], one["attempt"], one["epoch"]): one for one in replaced}
-    buried |= {(one["_id"], one["attempt"], one["epoch"]): one for one in found if one["place"] == Place.GONE}
+    replaced = [one | {"_id": one["job"]} for one in servers.called_off]
+    claims = list(dict.fromkeys(map(_claim_of, (*found, *replaced))))
+    fresh = [claim for claim in claims if claim not in servers.told]
+    servers.told = set(claims)
+    buried = {_claim_of(one): one for one in replaced if "type" in one}  # an older version does not say it
+    buried |= {_claim_of(one): one for one in found if one["place"] == Place.GONE}
     deleted = [_deleted(one) for claim, one in buried.items() if claim not in servers.told_gone]
     servers.told_gone = set(buried)
     servers.heard()

@@ -28,6 +28,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
+from kqs.job import Claim
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
 
@@ -82,10 +83,10 @@ class Servers:
         #: conditions, of which a record meets one that no journal but ours can bring back, as far as we know: it makes room
         #: for a new job of its id once it is over
         self.replaceable: list[Document] = [{"node": node}]
-        #: runs whose cancellation their queue here knows of: job, attempt, epoch
-        self.told: set[tuple[str, int, int]] = set()
+        #: runs whose cancellation their queue here knows of
+        self.told: set[Claim] = set()
         #: those whose deletion it knows of
-        self.told_gone: set[tuple[str, int, int]] = set()
+        self.told_gone: set[Claim] = set()
         #: runs of ours, as `call_off` tells them
         self.called_off: list[Document] = []
         self._rung = 0

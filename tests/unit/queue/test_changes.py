@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import kqs.queue.changes as changing
 from kqs.errors import StoreCorruptError, StoreUnavailableError
@@ -121,6 +122,14 @@ async def test_run_is_lost_whose_job_was_called_off(rig: Rig, verb: Verb) -> Non
         assert (record.error, [one.state for one in record.runs]) == ("cancelled", ["cancelled"])
     else:
         assert await rig.store.job(run.claim.id) is None
+
+
+async def test_two_runs_of_one_id_are_called_off_at_once(rig: Rig) -> None:
+    hand = rig.hand(1)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    rig.queue.runs.call_off([run.claim, replace(run.claim, order=run.claim.order + 1)])
+    assert [lease.run.claim for lease in hand.lost] == [run.claim]
 
 
 @pytest.mark.parametrize("outcome", [Ok(b"1"), Again(), Failed("oops"), Failed("oops", final=True)])
