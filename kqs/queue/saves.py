@@ -80,11 +80,11 @@ class Saves:
         self._noted = Noted(supervisor, self._take_later)
         #: takes in, in any thread, that a handler has saved something
         self.note = self._noted.note
-        self._runs: dict[str, _Said] = {}  # by the job's id: runs that have said something, and are not over
-        self._asked: dict[str, _Said] = {}  # of these, those with a value that somebody waits for
-        self._lazy: dict[str, _Said] = {}  # and the others with a value
-        self._kept_back: dict[str, _Said] = {}  # those whose jobs the store is yet to have
-        self._ending: dict[str, _Said] = {}  # runs that are over, whose report is on its way
+        self._runs: dict[Claim, _Said] = {}  # that have said something, and are not over
+        self._asked: dict[Claim, _Said] = {}  # of these, those with a value that somebody waits for
+        self._lazy: dict[Claim, _Said] = {}  # and the others with a value
+        self._kept_back: dict[Claim, _Said] = {}  # those whose jobs the store is yet to have
+        self._ending: dict[Claim, _Said] = {}  # runs that are over, whose report is on its way
         self._bytes = 0  # of values that the store does not have
         self._rested_at = 0.0  # of the loop's clock
         self._tick_at = math.inf
@@ -114,17 +114,16 @@ class Saves:
         """Take what is said of a run in progress; `told` is called when it is kept, or will never be."""
         said = self._set(run, value)
         said.told.append(told)
-        if self._lazy.pop(run.claim.id, None) is not None:
-            self._asked[run.claim.id] = said
-        elif run.claim.id in self._kept_back:
+        if self._lazy.pop(run.claim, None) is not None:
+            self._asked[run.claim] = said
+        elif run.claim in self._kept_back:
             self._wishes.sooner()
         self._arm()
 
     def _set(self, run: Run, value: bytes) -> _Said:
-        job_id = run.claim.id
-        said = self._runs.get(job_id)
+        said = self._runs.get(run.claim)
         if said is None:
-            said = self._runs[job_id] = _Said(run.claim)
+            said = self._runs[run.claim] = _Said(run.claim)
         if said.value is None:
             self._wait(said)
         else:
@@ -136,11 +135,11 @@ class Saves:
     def _wait(self, said: _Said) -> None:
         """Have a run wait for its write."""
         if self._is_unstored(said.claim.order):
-            self._kept_back[said.claim.id] = said
+            self._kept_back[said.claim] = said
         elif said.told:
-            self._asked[said.claim.id] = said
+            self._asked[said.claim] = said
         else:
-            self._lazy[said.claim.id] = said
+            self._lazy[said.claim] = said
 
     def look_again(self) -> None:
         """Take in that the store has got jobs."""
@@ -155,7 +154,7 @@ class Saves:
         run = context.run
         if (saved := saved_by(context)) is not None:
             self._set(run, saved)
-        said = self._runs.pop(run.claim.id, None)
+        said = self._runs.pop(run.claim, None)
         if said is None:
             if report.state is State.SUCCESS and run.progress is not None:
                 report.progress = NO_PROGRESS
@@ -165,7 +164,7 @@ class Saves:
             value, said.value = said.value, None
             self._bytes -= len(value)
             for waiting in (self._asked, self._lazy, self._kept_back):
-                waiting.pop(run.claim.id, None)
+                waiting.pop(run.claim, None)
         said.is_over = True
         if report.state is not State.SUCCESS:
             report.progress = value
@@ -174,14 +173,14 @@ class Saves:
         if report.progress is None:
             _settle(said, ok=True)
         else:
-            self._ending[run.claim.id] = said
+            self._ending[run.claim] = said
 
     def applied(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         """Take in that reports are in the store, or were stale, some of which may have brought something."""
         if not self._ending:
             return
         for (run, report), ok in zip(batch, accepted, strict=True):
-            if report.progress is not None and (said := self._ending.pop(run.claim.id, None)) is not None:
+            if report.progress is not None and (said := self._ending.pop(run.claim, None)) is not None:
                 _settle(said, ok=ok)
 
     async def settle(self, within_s: float) -> bool:
@@ -272,10 +271,10 @@ class Saves:
         part: list[_Said] = []
         size = 0
         for said in chain(due, noted):
-            if said.value is None or said.writing is not None or said.claim.id in self._kept_back:
+            if said.value is None or said.writing is not None or said.claim in self._kept_back:
                 continue
-            self._asked.pop(said.claim.id, None)
-            self._lazy.pop(said.claim.id, None)
+            self._asked.pop(said.claim, None)
+            self._lazy.pop(said.claim, None)
             size += len(said.value)
             said.writing, said.value = said.value, None
             said.writing_told, said.told = said.told, []
@@ -314,8 +313,8 @@ class Saves:
                 said.value = value
                 self._bytes += len(value or b"")
                 self._wait(said)
-            elif not said.is_over and said.told and self._lazy.pop(said.claim.id, None) is not None:
-                self._asked[said.claim.id] = said
+            elif not said.is_over and said.told and self._lazy.pop(said.claim, None) is not None:
+                self._asked[said.claim] = said
 
     def _let_go(self, said: _Said) -> None:
         self._bytes -= len(said.writing or b"")

@@ -686,6 +686,23 @@ class ChangeContract(PageContract):
         assert await store.report([a_report(run.claim, State.NEW, at=now + 2, has_begun=False)]) == [False]
         assert numbers(called) == [1]
 
+    async def test_new_job_with_the_id_of_a_deleted_one_and_another_resource_has_nothing_of_its_run(
+        self, store: Store, insert: Insert, now: float
+    ) -> None:
+        called: list[Entry] = []
+        store.on_called = called.extend
+        await insert(a_job(0, id="x", resource="r"), a_job(1, resource="r"))
+        (run,) = await store.claim([an_entry(0, id="x"), an_entry(1)], "w1", now)
+        await change(store, Verb.DELETE, Filter(ids=("x",)), now=now + 1, is_forced=True)
+        await insert(a_job(9, id="x", resource="s"), a_job(10, resource="s"))
+        (new,) = await store.claim([an_entry(9, id="x"), an_entry(10)], "w1", now + 1)
+        called.clear()
+        assert await store.report([a_report(run.claim, at=now + 2)]) == [False]
+        assert numbers(called) == [1]
+        assert await store.holder("s") == (new.claim.id, now + 1)
+        assert await store.report([a_report(new.claim, at=now + 2)]) == [True]
+        assert numbers(called) == [1, 10]
+
     async def test_new_job_with_the_id_of_a_deleted_one_waits_for_its_run(
         self, store: Store, insert: Insert, now: float
     ) -> None:

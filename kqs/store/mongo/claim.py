@@ -165,7 +165,8 @@ class Claimer:
             await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
             ours = await self._session.find(ids, {"owner": self._session.epoch, "held": True}, ["attempt", "epoch"])
         fences = {(one["_id"], one["attempt"], one["epoch"]) for one in ours}
-        self._resources.forget({run.claim.id for run in runs}.difference(one["_id"] for one in ours))
+        there = {one["_id"] for one in ours}
+        self._resources.forget(run.claim for run in runs if run.claim.id not in there)
         return [(run.claim.id, run.claim.attempt, run.claim.epoch) in fences for run in runs]
 
     async def take(self, claim: Claim) -> Run | None:

@@ -105,7 +105,7 @@ class Reporter:
             if is_cancelled := _is_of_cancelled(document, one):
                 anew.add(fence)
             elif one.by_watcher and document.get("owner", self._session.epoch) != self._session.epoch:
-                self._resources.forget([one.claim.id])  # another server watches over it
+                self._resources.forget([one.claim])  # another server watches over it
             elif document["place"] == Place.GONE and "owner" in document:
                 deleted.append(one.claim.id)
             is_repeated = one.state in ENDED and document["place"] == Place.ENDED

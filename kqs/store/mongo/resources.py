@@ -44,6 +44,7 @@ _TRIES = 20
 _RANKED = entry_fields(None)
 _RUNS: Document = {"place": int(Place.RUNNING)}
 _FENCE = ("job", "order", "attempt", "epoch")
+_Fence = tuple[str, int, int, int]
 
 
 class _Held(NamedTuple):
@@ -66,7 +67,7 @@ class _Held(NamedTuple):
         return self.line | {"order": {"$in": [self.order, None]}}
 
     @property
-    def claim(self) -> tuple[str, int, int, int]:
+    def claim(self) -> _Fence:
         return (self.job, self.order, self.attempt, self.epoch)
 
 
@@ -80,7 +81,7 @@ class Resources:
         self._locks = session.locks
         self._monotonic = session.monotonic
         self._tell = tell
-        self._held: dict[str, _Held] = {}  # by job: what our runs have, and those that were found with dead servers
+        self._held: dict[_Fence, _Held] = {}  # what our runs have, and those that were found with dead servers
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
         self._servers = servers
         self._has_lines = False
@@ -120,7 +121,8 @@ class Resources:
             wanting[document["resource"]].append(document)
         firsts = [min([one for one in group if "called" in one] or group, key=_rank_of) for group in wanting.values()]
         granted = await self._take([one for one in firsts if "called" not in one], [one for one in firsts if "called" in one])
-        self._held.update((document["_id"], _held(document)) for document in documents if document["_id"] in granted)
+        held = [_held(document) for document in documents if document["_id"] in granted]
+        self._held.update((one.claim, one) for one in held)
         refused = [document for document in documents if document["_id"] not in granted]
         if refused:
             await self._park(refused)
@@ -169,7 +171,7 @@ class Resources:
         return {
             one.claim.id: parked_key(held.resource, held.prio if one.prio is None else one.prio, held.order)
             for one in reports
-            if (held := self._held.get(one.claim.id)) is not None
+            if (held := self._held.get(_fence(one.claim))) is not None
             and one.state in WAITING
             and not (one.due_at and one.has_begun)
         }
@@ -178,26 +180,28 @@ class Resources:
         """Free the resources of runs that are over, were their jobs deleted before; those `aside` are parked."""
         if not self._held:
             return
-        ended = [self._held[one.claim.id] for one in reports if self.has(one.claim)]
+        ended = [held for one in reports if (held := self._held.get(_fence(one.claim))) is not None]
         await self._free(ended, aside)
-        for held in ended:
-            self._held.pop(held.job, None)
+        self._drop([held.claim for held in ended])
 
     def found(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Take in running jobs that may be reported from here, though they were claimed elsewhere."""
         for document in documents:
             if document.get("resource") is not None:
-                self._held[document["_id"]] = _held(document)
+                held = _held(document)
+                self._held[held.claim] = held
 
     def has(self, claim: Claim) -> bool:
         """Tell whether a run that is to be reported from here has a resource."""
-        held = self._held.get(claim.id)
-        return held is not None and held.claim == (claim.id, claim.order, claim.attempt, claim.epoch)
+        return _fence(claim) in self._held
 
-    def forget(self, job_ids: Iterable[str]) -> None:
-        """Take in that others watch over these jobs."""
-        for job_id in job_ids:
-            self._held.pop(job_id, None)
+    def forget(self, claims: Iterable[Claim]) -> None:
+        """Take in that others watch over these runs."""
+        self._drop(map(_fence, claims))
+
+    def _drop(self, fences: Iterable[_Fence]) -> None:
+        for fence in fences:
+            self._held.pop(fence, None)
 
     async def gone(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Hand on what jobs had, or were called for, that ended with no report. `documents`: as they stood before."""
@@ -389,6 +393,10 @@ class Resources:
 
 def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:
     return (document["prio"], document["order"])
+
+
+def _fence(claim: Claim) -> _Fence:
+    return (claim.id, claim.order, claim.attempt, claim.epoch)
 
 
 def _held(document: Mapping[str, Any]) -> _Held:

@@ -77,6 +77,10 @@ class Bench:
         return report
 
 
+#: the run of a job that was deleted, and that of the next one of its id
+OLD, NEW = a_run(1), replace(a_run(2), claim=replace(a_run(2).claim, id=a_run(1).claim.id))
+
+
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr(module, "FIRST_WAIT_S", 0.001)
@@ -84,6 +88,18 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     yield bench
     bench.store.free.set()
     await bench.saves.stop()
+
+
+async def test_the_next_job_of_an_id_saves_beside_the_run_of_one_that_was_deleted(bench: Bench) -> None:
+    bench.store.stale.add(1)
+    bench.add(OLD, b"old")
+    bench.add(NEW, b"new")
+    await until(lambda: len(bench.told) == 2)
+    assert bench.told == [("old", False), ("new", True)]
+    assert bench.store.values == [{1: b"old", 2: b"new"}]
+    bench.add(NEW, b"newer")
+    bench.close(OLD)
+    assert bench.close(NEW).progress == b"newer"
 
 
 async def test_what_somebody_waits_for_is_written_at_once(bench: Bench) -> None:
