@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kqs.broker.beanstalkd.server import GIVE_UP_S
-from tests.support.asking import ask, eventually, until
+from tests.support.asking import WITHIN_S, ask, eventually, until
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, with_binlog
 from tests.support.beanstalkd_jobs import assert_all_ran, configured, insert
 from tests.support.serving import Served, serving
@@ -23,8 +23,6 @@ JOBS = 200
 #: so small that each batch of jobs begins a new file
 BINLOG_BYTES = 32_768
 PAGE_BYTES = 4096
-#: the longest pause between two tries, and what a busy machine takes
-AGAIN_WITHIN_S = 10
 
 
 class Fault:
@@ -137,8 +135,8 @@ def test_what_it_held_is_put_again_soon_after_its_return(tmp_path: Path, kind: t
         time.sleep(3)  # until the attempts to reach it are as rare as they get
         fault.prepare()
         beanstalkd.start()
-        eventually(beanstalkd.ready_count, lambda count: count >= WAITING, AGAIN_WITHIN_S)
-        eventually(lambda: ask(server, "health"), lambda health: health["verdict"] == "ok", AGAIN_WITHIN_S)
+        eventually(beanstalkd.ready_count, lambda count: count >= WAITING)
+        eventually(lambda: ask(server, "health"), lambda health: health["verdict"] == "ok")
 
 
 def test_what_it_held_is_put_into_another_soon_after_it_is_given_up(tmp_path: Path) -> None:
@@ -151,7 +149,7 @@ def test_what_it_held_is_put_into_another_soon_after_it_is_given_up(tmp_path: Pa
         eventually(lambda: first.ready_count() + second.ready_count(), lambda count: count == WAITING)
         assert first.ready_count()
         first.kill()
-        eventually(second.ready_count, lambda count: count == WAITING, GIVE_UP_S + AGAIN_WITHIN_S)
+        eventually(second.ready_count, lambda count: count == WAITING, GIVE_UP_S + WITHIN_S)
 
 
 def test_a_kqs_that_is_killed_beside_it_doubles_no_more_than_allowed(tmp_path: Path) -> None:
