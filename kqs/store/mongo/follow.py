@@ -26,7 +26,7 @@ from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
 from kqs.store.mongo.held import DOOMED, FREE, UNREADY, asks_of, batch_of, jobs_of, sign_of
-from kqs.store.mongo.letting_go import IS_HELD, Writes
+from kqs.store.mongo.letting_go import IS_HELD, Now, Writes
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -239,16 +239,16 @@ class Follower:
         failed: list[Document] = []
         for one in done:
             match one["now"]:
-                case "held":
+                case Now.HELD:
                     self._noted.heard()
                     self._noted.note(set(one["new"]).intersection(_DECIDED))
-                case "failed":
+                case Now.FAILED:
                     failed.append(one)
-                case "free":
+                case Now.FREE:
                     applied.free.append(one)
-                case "later":
+                case Now.LATER:
                     applied.due(one["let_due"])
-                case "parked":
+                case Now.PARKED:
                     names.add(one["resource"])
         if failed:
             applied.failed = [one["_id"] for one in failed]

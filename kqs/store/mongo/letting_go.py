@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from enum import Enum
 
 from pymongo import UpdateMany, UpdateOne
 
@@ -16,8 +17,18 @@ from kqs.store.mongo.held import OF_A_HOLD, OF_THE_WAIT
 IS_HELD = {"place": int(Place.LATER), "awaits": {"$gt": ""}}
 
 
+class Now(Enum):
+    """What its update makes of a held job."""
+
+    HELD = "it awaits those in `new` of its document"
+    FAILED = "it has waited in vain"
+    FREE = "it is let go, and ready"
+    LATER = "it is let go, and not due yet"
+    PARKED = "it is let go, and in line for its resource"
+
+
 class Writes:
-    """The updates of held jobs, those that are alike as one. What becomes of each stands in `now` of its document then."""
+    """The updates of held jobs, those that are alike as one. What becomes of each, a `Now`, stands in its document then."""
 
     def __init__(self, mark: int) -> None:
         self._mark = mark
@@ -37,7 +48,7 @@ class Writes:
         these = {field: {"$in": [one[field] for one in documents]} for field in ("_id", "order")}
         return UpdateMany({**these, **IS_HELD}, self._changes[name])
 
-    def _add(self, one: Document, now: str, fields: Document, unset: Iterable[str]) -> None:
+    def _add(self, one: Document, now: Now, fields: Document, unset: Iterable[str]) -> None:
         one["now"] = now
         self.planned[one["_id"]] = one
         if "asks" in one and "after" in one:
@@ -54,21 +65,21 @@ class Writes:
         if keep_s is not None:
             fields["drop_at"] = now + keep_s
         # without an epoch, no report can take this end for its own
-        self._add(one, "failed", fields, (*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"))
+        self._add(one, Now.FAILED, fields, (*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"))
 
     def let_go(self, one: Document, now: float) -> None:
         """Have it wait for nothing but its resource, or until it is due."""
         if one.get("let_due", 0.0) > now:
             due = {"wake_at": one["let_due"], "due_at": one["let_due"]}
-            self._add(one, "later", due, OF_A_HOLD)
+            self._add(one, Now.LATER, due, OF_A_HOLD)
         elif one.get("resource") is not None:
-            self._add(one, "parked", {"parked": parked_key(one["resource"], one["prio"], one["order"])}, OF_A_HOLD)
+            self._add(one, Now.PARKED, {"parked": parked_key(one["resource"], one["prio"], one["order"])}, OF_A_HOLD)
         else:
-            self._add(one, "free", {"place": int(Place.READY)}, OF_A_HOLD)
+            self._add(one, Now.FREE, {"place": int(Place.READY)}, OF_A_HOLD)
 
     def hold(self, one: Document, awaits: list[str], why: str | None = None) -> None:
         """Have it await these: only if it awaits what it was seen to."""
-        one["now"], one["new"] = "held", awaits
+        one["now"], one["new"] = Now.HELD, awaits
         self.planned[one["_id"]] = one
         fields: Document = {"awaits": awaits, "mark": self._mark}
         if why is not None:
