@@ -204,7 +204,7 @@ class Queue:
 
     def run_claimed(self, reservation: Reservation) -> None:
         """Deliver jobs that were claimed as they were journaled; the `accept` that stores them must follow."""
-        self._reporter.keep_back(reservation.orders)
+        self._reporter.keep_back(reservation.each_job)
         if self.bounds.limits:
             self.bounds.begun(reservation.jobs)
         if self.events.is_heard:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import cast
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import Accepted, Report, Run
+from kqs.job import Accepted, Claim, Report, Run
 from kqs.log import get_logger
 from kqs.pauses import Pauses
 from kqs.queue.wishes import Wishes
@@ -70,7 +70,8 @@ class Reporter:
         self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
         self._committing_bytes = 0
-        self._unstored: dict[int, tuple[Run, Report] | None] = {}  # by order
+        # by order; another server's job may have the same. Of those that have not been reported, their ids
+        self._unstored: dict[int, tuple[Run, Report] | str] = {}
         self._wishes = wishes
         self._waited = waited
         self._on_waited = on_waited
@@ -83,7 +84,7 @@ class Reporter:
         self._idle = asyncio.Event()
         self._idle.set()
         self._has_ended = False
-        self._told: dict[int, list[Callable[[bool], None]]] = {}  # by order; reports of one job are committed as they came
+        self._told: dict[Claim, list[Callable[[bool], None]]] = {}  # reports of one run are committed as they came
         self._passing: list[tuple[int, asyncio.Future[None]]] = []  # after how many reports who waits for them is told
         self._lasting = Trouble(log, "the store refuses reports, trying again", "the store takes reports again")
         self.trouble: str | None = None
@@ -93,7 +94,7 @@ class Reporter:
 
         Args: may_wait: an end for which nobody waits may gather with others for `GATHER_S`.
         """
-        if self._unstored and run.claim.order in self._unstored:
+        if self._unstored and self._is_unstored(run.claim):
             self._unstored[run.claim.order] = (run, report)
             if report.result is not None:
                 self.early_bytes += len(report.result)
@@ -121,6 +122,10 @@ class Reporter:
         self._is_urgent = True
         self._hurry.set()
 
+    def _is_unstored(self, claim: Claim) -> bool:
+        early = self._unstored.get(claim.order)
+        return early is not None and claim.id == (early if isinstance(early, str) else early[0].claim.id)
+
     def is_unstored(self, order: int) -> bool:
         """Tell whether what is reported of this job is kept back."""
         return order in self._unstored
@@ -135,25 +140,25 @@ class Reporter:
         """Return of how many reports somebody waits to hear."""
         return len(self._told)
 
-    def tell(self, order: int, told: Callable[[bool], None]) -> bool:
-        """Call `told` when the report of this job that was added last is durable, with whether it was accepted.
+    def tell(self, claim: Claim, told: Callable[[bool], None]) -> bool:
+        """Call `told` when the report of this run that was added last is durable, with whether it was accepted.
 
         Returns: whether it waits for its job to be stored.
         """
-        self._told.setdefault(order, []).append(told)
+        self._told.setdefault(claim, []).append(told)
         self._be_urgent()
-        return order in self._unstored
+        return self._is_unstored(claim)
 
-    def keep_back(self, orders: Iterable[int]) -> None:
+    def keep_back(self, jobs: Iterable[Accepted]) -> None:
         """Keep what is reported of these jobs, which are not stored yet, until `let_go`."""
-        self._unstored.update(dict.fromkeys(orders))
+        self._unstored.update({job.order: job.id for job in jobs})
 
     def attach(self, jobs: Sequence[Accepted]) -> None:
         """Give each of some jobs that are about to be stored its end, if there is one, and all are not too many bytes."""
         unstored, size = self._unstored, 0
         for job in jobs:
             early = unstored.get(job.order)
-            if early is not None and (report := early[1]).has_begun and report.state in ENDED and report.progress is None:
+            if isinstance(early, tuple) and _goes_with_its_job(report := early[1]):
                 if report.result is not None:
                     size += len(report.result)
                     if size > base.DATA_BYTES:
@@ -176,7 +181,7 @@ class Reporter:
                     others.append(job)
                 continue
             early = unstored.pop(order)
-            if early is None:
+            if isinstance(early, str):
                 continue
             if early[1].result is not None:
                 self.early_bytes -= len(early[1].result)
@@ -185,14 +190,14 @@ class Reporter:
                 continue
             if ended is not None:
                 ended.append(early)
-            if order in self._told:
-                self._tell_one(order, ok=True)
+            if (claim := early[0].claim) in self._told:
+                self._tell_one(claim, ok=True)
         return others
 
     @property
     def count(self) -> int:
         """Return how many reports are not in the store."""
-        return len(self._pending) + len(self._committing) + sum(early is not None for early in self._unstored.values())
+        return len(self._pending) + len(self._committing) + sum(isinstance(early, tuple) for early in self._unstored.values())
 
     async def settle(self, within_s: float | None) -> bool:
         """Return True when every report taken so far is in the store, False if it is not after `within_s`.
@@ -291,14 +296,14 @@ class Reporter:
 
     def _tell(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         for (run, _), ok in zip(batch, accepted, strict=True):
-            if run.claim.order in self._told:
-                self._tell_one(run.claim.order, ok=ok)
+            if run.claim in self._told:
+                self._tell_one(run.claim, ok=ok)
 
-    def _tell_one(self, order: int, *, ok: bool) -> None:
-        waiting = self._told[order]
+    def _tell_one(self, claim: Claim, *, ok: bool) -> None:
+        waiting = self._told[claim]
         told = waiting.pop(0)
         if not waiting:
-            del self._told[order]
+            del self._told[claim]
         told(ok)
 
     def _take(self) -> list[tuple[Run, Report]]:
@@ -331,6 +336,10 @@ class Reporter:
                 self.trouble = None
                 self._lasting.over()
                 return accepted
+
+
+def _goes_with_its_job(report: Report) -> bool:
+    return report.has_begun and report.state in ENDED and report.progress is None
 
 
 def _size_of(report: Report) -> int:

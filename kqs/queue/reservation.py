@@ -5,7 +5,7 @@ A reservation is delivered or undone, once. Call from the loop thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from kqs.job import Accepted, first_run
 from kqs.queue.consumer import Consumer
@@ -32,7 +32,12 @@ class Reservation:
     @property
     def jobs(self) -> list[Accepted]:
         """Return the jobs, by age."""
-        return sorted((job for _, jobs in self._jobs for job in jobs), key=lambda job: job.order)
+        return sorted(self.each_job, key=lambda job: job.order)
+
+    @property
+    def each_job(self) -> Iterator[Accepted]:
+        """Return the jobs, in no order."""
+        return (job for _, jobs in self._jobs for job in jobs)
 
     def add(self, consumer: Consumer, jobs: list[Accepted], now: float) -> None:
         """Claim `jobs` for a consumer that has room for them."""

@@ -332,7 +332,7 @@ class Runs:
 
         Such a report does not wait until others have gathered. `told` is never called if this stops without the store.
         """
-        if self.reporter.tell(run.claim.order, told):
+        if self.reporter.tell(run.claim, told):
             self._hurry.want(self.reporter.told_count)
 
     def _want_end(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -148,16 +149,16 @@ class Told:
         self.waiting = 0
 
     def tell(self, number: int) -> None:
-        self.waiting += self.reporter.tell(number, lambda ok: self.said.update({number: ok}))
+        self.waiting += self.reporter.tell(a_report(number)[1].claim, lambda ok: self.said.update({number: ok}))
 
 
-def a_report(number: int, state: State = State.SUCCESS) -> tuple[Run, Report]:
-    run = replace(a_run(), claim=Claim(number, "", 1, 1))
+def a_report(number: int, state: State = State.SUCCESS, id_: str = "mine") -> tuple[Run, Report]:
+    run = replace(a_run(), claim=Claim(number, id_, 1, 1))
     return run, Report(run.claim, "mail", state, "success", NOW)
 
 
 def a_job(number: int) -> Accepted:
-    return replace(an_accepted(), order=number, claimed_at=NOW)
+    return replace(an_accepted(), order=number, id="mine", claimed_at=NOW)
 
 
 async def test_who_asks_is_told_when_the_report_is_stored_and_not_before(reporter: Reporter, commits: Commits) -> None:
@@ -187,7 +188,7 @@ async def test_who_asks_is_told_that_the_report_was_stale(
 
 async def test_an_end_that_goes_in_with_its_job_is_told_with_it(reporter: Reporter, commits: Commits) -> None:
     told, job = Told(reporter), a_job(1)
-    reporter.keep_back([1])
+    reporter.keep_back([job])
     reporter.add(*a_report(1))
     told.tell(1)
     assert told.waiting == 1
@@ -198,9 +199,43 @@ async def test_an_end_that_goes_in_with_its_job_is_told_with_it(reporter: Report
     assert (told.said, commits.batches, reporter._told) == ({1: True}, [], {})
 
 
+async def test_a_run_of_another_servers_job_that_has_the_same_order_is_none_of_a_job_that_is_not_stored(
+    reporter: Reporter, commits: Commits
+) -> None:
+    job = a_job(1)
+    reporter.keep_back([job])
+    reporter.add(*a_report(1, id_="theirs"))
+    assert await reporter.settle(10)
+    assert commits.batches == [[1]]
+    reporter.attach([job])
+    assert job.end is None
+    reporter.add(*a_report(1))
+    reporter.add(*a_report(1, id_="theirs"))
+    reporter.attach([job])
+    assert job.end is not None
+    assert job.end.claim.id == "mine"
+
+
+async def test_who_reports_runs_of_two_jobs_of_one_order_is_told_of_each(
+    reporter: Reporter, commits: Commits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(batch: Sequence[Report]) -> list[bool]:
+        return [one.claim.id == "mine" for one in batch]
+
+    monkeypatch.setattr(commits, "report", refuse)
+    said: dict[str, bool] = {}
+    both = [a_report(1, id_=name) for name in ("theirs", "mine")]
+    for run, report in both:
+        reporter.add(run, report)
+    for run, _ in reversed(both):
+        reporter.tell(run.claim, partial(said.__setitem__, run.claim.id))
+    assert await reporter.settle(10)
+    assert said == {"mine": True, "theirs": False}
+
+
 async def test_what_does_not_end_its_job_is_told_when_it_has_followed(reporter: Reporter, commits: Commits) -> None:
     told, job = Told(reporter), a_job(1)
-    reporter.keep_back([1])
+    reporter.keep_back([job])
     reporter.add(*a_report(1, State.RETRY))
     told.tell(1)
     reporter.attach([job])
@@ -214,7 +249,7 @@ async def test_an_end_of_a_job_that_was_known_before_is_told_as_the_store_judges
     reporter: Reporter, commits: Commits
 ) -> None:
     told, job = Told(reporter), a_job(1)
-    reporter.keep_back([1])
+    reporter.keep_back([job])
     reporter.add(*a_report(1))
     told.tell(1)
     reporter.attach([job])
@@ -299,7 +334,7 @@ def many_ends(reporter: Reporter) -> None:
 @pytest.mark.parametrize(
     "make_urgent",
     [
-        lambda reporter: reporter.tell(1, lambda ok: None),
+        lambda reporter: reporter.tell(a_report(1)[1].claim, lambda ok: None),
         lambda reporter: waiting_end(reporter, 2, State.RETRY),
         lambda reporter: waiting_end(reporter, 2, resource="r"),
         lambda reporter: waiting_end(reporter, 2, handle=object()),
