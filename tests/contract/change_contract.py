@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -53,8 +53,16 @@ class Done(msgspec.Struct):
         return [one.order - FIRST for one in self.changed]
 
 
-async def change(store: Store, verb: Verb, wanted: Filter = EVERYTHING, *, now: float, **changes: Any) -> Done:
-    """Do all slices."""
+async def change(
+    store: Store,
+    verb: Verb,
+    wanted: Filter = EVERYTHING,
+    *,
+    now: float,
+    between: Callable[[], Awaitable[object]] | None = None,
+    **changes: Any,
+) -> Done:
+    """Do all slices. between: called after each of them."""
     first_order = changes.pop("first_order", FRESH)
     asked = Change(verb, wanted, now, **{"before_order": ABOVE_ALL, **changes})
     done, after = Done(), None
@@ -65,6 +73,8 @@ async def change(store: Store, verb: Verb, wanted: Filter = EVERYTHING, *, now: 
         done.ready += part.ready
         done.expire_at.append(part.expire_at)
         done.slices += 1
+        if between is not None:
+            await between()
         first_order += changing.SLICE
         after = part.next
         if after is None:

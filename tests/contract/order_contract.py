@@ -12,7 +12,8 @@ import pytest
 
 from kqs.filter import Filter
 from kqs.job import Accepted, After, Entry, Members, Run, Tally
-from kqs.states import State
+from kqs.states import WAITING, State
+from kqs.store import change as changing
 from kqs.store.base import Store, Verb
 from tests.contract.change_contract import FRESH, change
 from tests.contract.changes import EndedChanges, JobChanges
@@ -31,6 +32,7 @@ from tests.contract.store_contract import (
     state_of,
 )
 from tests.support.clock import FakeClock
+from tests.support.jobs import EVERYTHING
 
 #: the number of the first job that is retried, by its order
 AGAIN = FRESH - FIRST
@@ -64,6 +66,17 @@ def a_member(n: int, then: int, *, in_record: bool = True, **changes: Unpack[Job
 def a_tally(then: int, count: int, *, is_open: bool = False, **ended: int) -> Tally:
     counts = {"success": 0, "fail": 0, "cancelled": 0, "deleted": 0, **ended}
     return Tally(IDS.of(FIRST + then), count, is_open=is_open, **counts)
+
+
+#: jobs that wait for each other, as `a_family` makes them
+FAMILY = tuple(IDS.of(FIRST + n) for n in range(20))
+
+
+def a_family(now: float) -> list[Accepted]:
+    """Some that wait for nobody, of which some are delayed, and children and grandchildren of theirs, as they were accepted."""
+    parents = [a_job(n, due_at=now + 60 * (n % 2)) for n in range(5)]
+    children = [a_job(n, after=after((n - 1) // 2, is_any_end=n % 5 == 0)) for n in range(5, len(FAMILY))]
+    return [*parents, *children]
 
 
 Reopen = Callable[[], Awaitable[Store]]
@@ -276,6 +289,44 @@ class OrderContract:
         await store.report([a_report(run.claim, at=now)])
         assert await follow() == []
         assert numbers(await store.ready("mail", None, 9)) == [AGAIN + 20]
+
+    @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+    @pytest.mark.parametrize("wanted", [EVERYTHING, Filter(states=frozenset(WAITING)), Filter(ids=FAMILY)])
+    async def test_jobs_that_wait_for_each_other_are_called_off_together(
+        self,
+        store: Store,
+        insert: Insert,
+        follow: Follow,
+        called: list[Entry],
+        now: float,
+        monkeypatch: pytest.MonkeyPatch,
+        verb: Verb,
+        wanted: Filter,
+    ) -> None:
+        monkeypatch.setattr(changing, "SLICE", 3)
+        monkeypatch.setattr(changing, "LOOKED", 100)
+        await insert(*a_family(now))
+        dry = await change(store, verb, wanted, now=now, is_dry=True)
+        failed: list[int] = []
+
+        async def follow_slice() -> None:
+            failed.extend(await follow())
+
+        done = await change(store, verb, wanted, now=now, between=follow_slice)
+        assert (failed, called) == ([], [])
+        assert done.numbers == dry.numbers
+        assert sorted(done.numbers) == list(range(len(FAMILY)))
+
+    async def test_who_failed_as_its_parent_was_cancelled_waits_again_with_it(
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(changing, "SLICE", 3)
+        monkeypatch.setattr(changing, "LOOKED", 100)
+        await insert(a_job(0), *(a_job(n, after=after((n - 1) // 2)) for n in range(1, 20)))
+        await end(0, "cancelled")
+        assert await follow() == list(range(1, 20))
+        await change(store, Verb.RETRY, now=now, first_order=FRESH, between=follow)
+        assert [await state_of(store, n) for n in range(20)] == [State.RETRY] * 20
 
     async def test_jobs_of_one_call_wait_for_each_other_in_any_order(
         self, store: Store, insert: Insert, end: End, follow: Follow, called: list[Entry]

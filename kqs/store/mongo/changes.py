@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from pymongo import UpdateMany, UpdateOne
 
-from kqs.filter import Filter
 from kqs.job import Claim, Entry, instant_of
 from kqs.states import Event, State, next_state
 from kqs.store import base
@@ -75,7 +74,7 @@ class Changer:
     async def change(self, change: Change, after: object | None, first_order: int) -> Slice:
         """See Store.change. It is whole for each record."""
         session, doubted = self._session, self._doubts_of(change, after)
-        at = walk.way(change.wanted, change.states) if after is None else after
+        at = walk.way(change, may_hold=session.noted.is_used) if after is None else after
         assert isinstance(at, walk.At), "what the last slice said"
         if (part := await self._settled(change, doubted, at)) is not None:
             return part
@@ -98,7 +97,7 @@ class Changer:
             left = [one["_id"] for one in todo if one["_id"] not in changed]
             if not left:
                 break
-            at = walk.way(_of(left), None)
+            at = walk.way_to(left)
             again, _ = await walk.find(session, asked, change.wanted.match, at, len(left), is_read=is_read)
             for one in again:
                 one["next_order"] = orders[one["_id"]]
@@ -307,10 +306,6 @@ def _cancellation(change: Change, kind: _Alike, mark: int) -> Document:
     # without an epoch, no report can take this end for its own
     unset = (*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends")
     return {"$set": end, "$unset": dict.fromkeys(unset, "")}
-
-
-def _of(ids: Sequence[str]) -> Filter:
-    return Filter(ids=tuple(ids))
 
 
 def _is_spared(change: Change, one: Document) -> bool:

@@ -2,6 +2,9 @@
 
 A way is one leg or several, each along one index. Whoever goes on begins behind the last key that was looked at; records that
 share one key are met by what comes second, `tie`, lest a million of them be one slice.
+
+Jobs that wait for others are met before those where they are called off or deleted, and behind them where they are retried: a
+slice later the end of one would have failed the other, or let it begin. As a rule a job was accepted behind what it waits for.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import NamedTuple
 from kqs.filter import Filter, Pattern
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.base import LISTED_BYTES
+from kqs.store.base import LISTED_BYTES, Change, Verb
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.session import Session
@@ -32,7 +35,8 @@ _UNKNOWN_BYTES = 1024 * 1024
 class Leg(NamedTuple):
     """Records of `base`, by `key` from `low` on, and then by `tie`.
 
-    is_types: not they, but the legs of each `type` there. is_groups: likewise, of each `group`.
+    is_types: not they, but the legs of each `type` there. is_groups: likewise, of each `group`. is_newest_first: the last key
+    comes first.
     """
 
     base: Document
@@ -41,6 +45,7 @@ class Leg(NamedTuple):
     tie: str
     is_types: bool = False
     is_groups: bool = False
+    is_newest_first: bool = False
 
 
 class At(NamedTuple):
@@ -58,26 +63,49 @@ _TYPES = Leg(_READY, "type", "", "prio", is_types=True)
 _LATER = Leg({}, "wake_at", 0.0, "order")
 _PARKED = Leg({}, "parked", "", "order")
 _HELD = Leg({}, "hold", "", "order")
+_NEWEST_HELD = Leg({}, "hold", "", "order", is_newest_first=True)
 _RUNNING = Leg({}, "owner", 0, "order")
 
 
-def way(wanted: Filter, states: frozenset[State] | None) -> At:
-    """Return the beginning of the way to what fits. states: those that may be of use; None: any."""
-    if wanted.ids is not None:
-        ids = sorted(set(wanted.ids))
-        parts = [ids[n : n + bounds.LOOKED] for n in range(0, len(ids), bounds.LOOKED)]
-        return At(tuple(Leg({"_id": {"$in": part}}, "order", 0, "_id") for part in parts))
+def way(change: Change, *, may_hold: bool) -> At:
+    """Return the beginning of the way to what fits. may_hold: there may be jobs that wait for others."""
+    states = change.states
+    holds = may_hold and change.verb is not Verb.RETRY and change.most is None
+    if change.wanted.ids is not None:
+        named = _of_ids(change.wanted.ids)
+        held = [leg._replace(key="hold", low="", tie="order", is_newest_first=True) for leg in named]
+        return At(_behind_held(held, named, change) if holds else named)
     if states is None or len(states) == len(State):
-        return At((_BY_AGE,))
+        return At(_behind_held([_NEWEST_HELD], (_BY_AGE,), change) if holds else (_BY_AGE,))
     legs: list[Leg] = []
     if states & WAITING:
-        legs += [_LATER, _PARKED, _HELD, *([_TYPES] if wanted.type is None else _of_type(wanted.type))]
+        legs += [_NEWEST_HELD, _LATER, _PARKED] if holds else [_LATER, _PARKED, _HELD]
+        legs += [_TYPES] if change.wanted.type is None else _of_type(change.wanted.type)
     if State.PROCESSING in states:
         legs.append(_RUNNING)
-    for state in sorted(states & ENDED):
+    # what has failed since its parent was cancelled is behind that
+    for state in sorted(states & ENDED, reverse=True):
         is_it = {"state": int(state)}
         legs += [Leg({**is_it, "drop_at": None}, "order", 0, "_id"), Leg(is_it, "drop_at", 0.0, "order")]
     return At(tuple(legs))
+
+
+def way_to(ids: Sequence[str]) -> At:
+    """Return the beginning of the way to these jobs."""
+    return At(_of_ids(ids))
+
+
+def _of_ids(ids: Sequence[str]) -> tuple[Leg, ...]:
+    ids = sorted(set(ids))
+    parts = [ids[n : n + bounds.LOOKED] for n in range(0, len(ids), bounds.LOOKED)]
+    return tuple(Leg({"_id": {"$in": part}}, "order", 0, "_id") for part in parts)
+
+
+def _behind_held(held: Sequence[Leg], legs: Sequence[Leg], change: Change) -> tuple[Leg, ...]:
+    """Return both: what is held, which is in `legs`, too, before the rest. It is gone by then, unless nothing is done."""
+    if change.is_dry:
+        legs = [leg._replace(base={**leg.base, "hold": None}) for leg in legs]
+    return *held, *legs
 
 
 def _of_type(type_: str) -> list[Leg]:
@@ -129,7 +157,7 @@ async def find(
         budget -= looked
         if part and (match is not None or is_read):
             # in the order in which it can be gone on from any of them
-            part.sort(key=lambda one: (one[leg.key], one[leg.tie]))
+            part.sort(key=lambda one: (one[leg.key], one[leg.tie]), reverse=leg.is_newest_first)
             fitting, done = await read(session, part, match, left_bytes)
             left_bytes -= sum([one.get("data_bytes", LISTED_BYTES) for one in part[:done]])
             if done < len(part):
@@ -138,6 +166,8 @@ async def find(
             part = fitting
         found += part
         at = following
+        if found and leg.is_newest_first and at.legs[:1] != (leg,):
+            break  # the next leg may meet these again, as long as nothing is done with them
     return found, at if at.legs else None
 
 
@@ -166,16 +196,17 @@ async def _part(session: Session, asked: Sequence[Document], at: At, most: int) 
     leg = at.legs[0]
     is_same = at.same is not None
     by = leg.tie if is_same else leg.key
-    left: Document = at.keys or {"$gte": leg.low}
+    direction, ahead, before, upto = (-1, "$lt", "$gt", "$gte") if leg.is_newest_first else (1, "$gt", "$lt", "$lte")
+    left: Document = at.keys or ({"$gt": leg.low} if leg.is_newest_first else {"$gte": leg.low})
     if is_same:
-        left = {"$gt": at.after} if at.after is not None else {}
+        left = {ahead: at.after} if at.after is not None else {}
     base: Document = {**leg.base, leg.key: at.same} if is_same else dict(leg.base)
     there: Document = {**base, by: left} if left else base
-    edge = await session.jobs.find(there, [by]).sort(by, 1).skip(bounds.LOOKED - 1).limit(1).to_list(None)
+    edge = await session.jobs.find(there, [by]).sort(by, direction).skip(bounds.LOOKED - 1).limit(1).to_list(None)
     window: list[Document] = [there]
     if edge:
-        window.append({by: {"$lte" if is_same else "$lt": edge[0][by]}})
-    query = session.jobs.find({"$and": [*window, *asked]}, FIELDS).sort(by, 1).limit(most + 1)
+        window.append({by: {upto if is_same else before: edge[0][by]}})
+    query = session.jobs.find({"$and": [*window, *asked]}, FIELDS).sort(by, direction).limit(most + 1)
     found: list[Document] = await query.to_list(None)
     looked = bounds.LOOKED if edge else bounds.LOOKED // 10 + len(found)
     if len(found) > most:
@@ -186,10 +217,10 @@ async def _part(session: Session, asked: Sequence[Document], at: At, most: int) 
                 return [], at, bounds.LOOKED  # the next slice has room for all that share it
             kept = kept or found[:most]
             return kept, At(at.legs, None, at.same, kept[-1][by]), looked
-        return kept, At(at.legs, {"$gt": kept[-1][by]}) if kept else At(at.legs, None, beyond), looked
+        return kept, At(at.legs, {ahead: kept[-1][by]}) if kept else At(at.legs, None, beyond), looked
     if edge:
         return found, At(at.legs, None, at.same, edge[0][by]) if is_same else At(at.legs, None, edge[0][by]), looked
-    return found, At(at.legs, {"$gt": at.same}) if is_same else At(at.legs[1:]), looked
+    return found, At(at.legs, {ahead: at.same}) if is_same else At(at.legs[1:]), looked
 
 
 async def read(session: Session, found: list[Document], pattern: Pattern | None, most_bytes: int) -> tuple[list[Document], int]:

@@ -43,7 +43,7 @@ def change(session: Session, change: Change, after: object | None, first_order: 
         asked_at=change.now,
     )._replace(is_whole=change.verb is Verb.RETRY)
     if after is None:
-        after = walk.way(session, change.wanted, change.states)
+        after = walk.way(session, change)
     assert isinstance(after, walk.At), "what the last slice said"
     found, to_go_on = walk.find(session.db, wanted, after, min(change.slice_jobs, session.most_dropped))
     part = Slice([], [], [], to_go_on)

@@ -2,6 +2,9 @@
 
 A way is one leg or several, each along one index. Within a leg, records are met by its key, then by order. Whoever goes on
 begins behind the last one that was looked at. The legs of waiting jobs come before those of running and ended ones: as jobs go.
+
+Jobs that wait for others are met before those where they are called off or deleted, and behind them where they are retried: a
+slice later the end of one would have failed the other, or let it begin. As a rule a job was accepted behind what it waits for.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import msgspec
 from kqs.filter import Filter, Pattern
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.base import MAX_ORDER
+from kqs.store.base import MAX_ORDER, Change, Verb
 from kqs.store.sqlite import bulk, content, groups
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list, json_real
 from kqs.store.sqlite.schema import Place
@@ -114,7 +117,7 @@ class Leg(NamedTuple):
     """Records along one index, of which `source` may name one `:leg`. key: by which they stand, before their order, if any.
 
     group: those of it alone; but of `_GROUPED`, those of all groups behind it, of which each becomes a leg in its turn.
-    names: what key and order are called in that index.
+    names: what key and order are called in that index. is_newest_first: the last order comes first, where there is no key.
     """
 
     source: str
@@ -122,11 +125,20 @@ class Leg(NamedTuple):
     key: str | None = None
     group: str | None = None
     names: tuple[str, str] | None = None
+    is_newest_first: bool = False
 
     @property
     def by(self) -> tuple[str | None, str]:
         """Return by what its records stand: not what is selected under these names."""
         return self.names or (self.key and f"jobs.{self.key}", "jobs.ord")
+
+    @property
+    def sorting(self) -> str:
+        """Return how its records are sorted."""
+        key, order = self.by
+        if key is not None:
+            return f"{key}, {order}"
+        return f"{order} desc" if self.is_newest_first else order
 
 
 class At(NamedTuple):
@@ -151,12 +163,17 @@ class Wanted(NamedTuple):
 
 
 _BY_ORDER = Leg("jobs not indexed where true")
+_IS_HELD = f"ifnull(+place = {Place.LATER:d} and +due_at is null, false)"
 _OF_ORDERS = "jobs not indexed where ord in (select value from json_each(:leg))"
 _READY = f"jobs indexed by ready where place = {Place.READY:d} and type = :leg"
 _GROUPED = f"{groups.LINE} :leg"
 _OF_GROUP = f"{groups.LINE} :leg and name = :group"
 _IN_LINE = ("rank", "job")
-LATER = Leg(f"jobs indexed by later where place = {Place.LATER:d}", None, "due_at")
+_LATER = f"jobs indexed by later where place = {Place.LATER:d}"
+LATER = Leg(_LATER, None, "due_at")
+#: parts of that: what waits for other jobs, or for its resource, the newest first; what waits for its time
+HELD = Leg(f"{_LATER} and due_at is null", is_newest_first=True)
+_DUE = Leg(f"{_LATER} and due_at is not null", None, "due_at")
 RUNNING = Leg(f"jobs indexed by running where place = {Place.RUNNING:d}", None, "epoch")
 _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
 
@@ -173,29 +190,39 @@ _decode_whole = msgspec.json.Decoder(list[Whole], strict=False).decode
 _decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None, int | None]]).decode
 
 
-def way(session: Session, wanted: Filter, states: frozenset[State] | None) -> At:
-    """Return the beginning of the way to what fits. states: those that may be of use; None: any.
+def way(session: Session, change: Change) -> At:
+    """Return the beginning of the way to what fits.
 
     What the totals say that there is none of has no leg: a job that fits all the while stands in one of these states now.
     """
+    wanted, states = change.wanted, change.states
+    holds = session.has_followers and change.verb is not Verb.RETRY and change.most is None
     if wanted.ids is not None:
-        return At((Leg(_OF_ORDERS, json_list(orders_of(session, wanted.ids))),))
+        leg = Leg(_OF_ORDERS, json_list(orders_of(session, wanted.ids)))
+        held = leg._replace(source=f"{leg.source} and {_IS_HELD}", is_newest_first=True)
+        return At(_behind_held(held, leg, change) if holds else (leg,))
     there = {(type_, state) for type_, state, _ in session.tallies.read(session.db) if wanted.type in (None, type_)}
     present = {state for _, state in there if states is None or state in states}
     if not present:  # whatever comes to fit need not be met
         return At(())
     if states is None or len(states) == len(State):
-        return At((_BY_ORDER,))
+        return At(_behind_held(HELD, _BY_ORDER, change) if holds else (_BY_ORDER,))
     legs: list[Leg] = []
     if states & WAITING:
         types = {type_ for type_, state in there if state in WAITING} if wanted.type is None else {wanted.type}
-        legs += [LATER, *[Leg(_READY, type_, "prio") for type_ in sorted(types)]]
+        legs += [*((HELD, _DUE) if holds else (LATER,)), *[Leg(_READY, type_, "prio") for type_ in sorted(types)]]
         if session.has_groups:
             legs += [Leg(_GROUPED, type_, group="") for type_ in sorted(types)]
     if State.PROCESSING in states:
         legs.append(RUNNING)
-    legs += [ended(state) for state in sorted(present & ENDED)]
+    # what has failed since its parent was cancelled is behind that
+    legs += [ended(state) for state in sorted(present & ENDED, reverse=True)]
     return At(tuple(legs))
+
+
+def _behind_held(held: Leg, leg: Leg, change: Change) -> tuple[Leg, ...]:
+    """Return both: what is held, which is in `leg`, too, before the rest. It is gone by then, unless nothing is done."""
+    return held, leg._replace(source=f"{leg.source} and not {_IS_HELD}") if change.is_dry else leg
 
 
 def ended(state: State) -> Leg:
@@ -258,6 +285,8 @@ def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[lis
         found += fits
         if done < len(part):
             at = _behind(db, (leg, *at.legs) if at.legs[:1] != (leg,) else at.legs, part[done - 1].order)
+        elif found and leg.is_newest_first and at.legs[:1] != (leg,):
+            break  # the next leg may meet these again, as long as nothing is done with them
     return found, at if at.legs else None
 
 
@@ -286,7 +315,7 @@ def _find_part(db: sqlite3.Connection, wanted: Wanted, at: At, most: int, budget
     leg = at.legs[0]
     source, values = _source(leg, at)
     key, order = leg.by
-    by = order if key is None else f"{key}, {order}"
+    by = leg.sorting
     values |= {"most": most, "budget": budget, "edge_key": None, "edge": MAX_ORDER}
     edge = db.execute(
         f"select {key or 'null'}, {order} from {source} order by {by} limit 1 offset :budget - 1", values
@@ -316,7 +345,7 @@ def _within(leg: Leg, edge_key: object) -> str:
     """Return the condition for what does not lie beyond the edge."""
     key, order = leg.by
     if key is None:
-        return f"{order} <= :edge"
+        return f"{order} {'>=' if leg.is_newest_first else '<='} :edge"
     if edge_key is None:
         return f"(+{key} is null and +{order} <= :edge)"
     # the plus keeps the planner with what begins the search
@@ -330,7 +359,7 @@ def _source(leg: Leg, at: At) -> tuple[str, dict[str, Any]]:
         return leg.source, values
     key, order = leg.by
     if key is None:
-        return f"{leg.source} and {order} > :after", values
+        return f"{leg.source} and {order} {'<' if leg.is_newest_first else '>'} :after", values
     # two statements in turn, as in schedule.py
     if at.is_beyond:
         beyond = "is not null" if at.key is None else "> :key"

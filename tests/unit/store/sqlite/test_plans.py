@@ -176,6 +176,8 @@ LEGS = [
         ["(of_type=? AND name=?", "(of_type=? AND name=? AND rank=? AND job>?", "(of_type=? AND name=? AND rank>?"],
     ),
     (walk.LATER, ["later", "later (due_at=? AND rowid>?", "later (due_at>?"]),
+    (walk._DUE, ["later (due_at>?", "later (due_at=? AND rowid>?", "later (due_at>?"]),
+    (walk.HELD, ["later (due_at=?", *["later (due_at=? AND rowid>? AND rowid<?"] * 2]),
     (walk.RUNNING, ["running", "running (epoch=? AND rowid>?", "running (epoch>?"]),
     (
         walk.Leg(walk._ENDED, 6, "drop_at"),
@@ -196,8 +198,7 @@ def test_what_fits_is_found_along_its_index(
     wanted = wanted._replace(is_whole=is_whole)
     for search, at in zip(searches, [walk.At((leg,)), walk.At((leg,), 5, 7), walk.At((leg,), 5, 7, True)], strict=True):
         source, values = walk._source(leg, at)
-        by = ", ".join(filter(None, leg.by))
-        statement = walk._fitting(source, walk._within(leg, edge_key), wanted, by)
+        statement = walk._fitting(source, walk._within(leg, edge_key), wanted, leg.sorting)
         values |= {"most": 5, "edge": 3, "edge_key": edge_key, **wanted.values}
         steps = [row[3] for row in db.execute(f"explain query plan {statement}", values)]
         assert any(search in step for step in steps), steps
