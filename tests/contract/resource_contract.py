@@ -341,6 +341,17 @@ class ResourceContract:
         await self.end(store, run, clock.now())
         assert calls.take() == [2]
 
+    async def test_as_many_types_are_called_as_were_called_in_vain(self, store: Store, calls: Calls, clock: FakeClock) -> None:
+        jobs = [*needing(0), *(job for n in range(1, 12) for job in needing(n, type=f"idle-{n:02}"))]
+        await self.insert(store, calls, jobs, 1, "w", clock.now())
+        (run,) = await self.claimed(store, *range(12), now=clock.now())
+        await self.end(store, run, clock.now())
+        assert calls.take() == [1]
+        for called in ([2], [3, 4], [5, 6, 7, 8], [9, 10, 11], []):
+            clock.advance(CALL_S)
+            await store.call_on(clock.now())
+            assert calls.take() == called
+
     async def test_a_new_type_comes_by_when_others_were_called_in_vain(
         self, store: Store, calls: Calls, clock: FakeClock
     ) -> None:

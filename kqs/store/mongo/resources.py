@@ -261,23 +261,41 @@ class Resources:
             names = [name for name in missing if name not in opened]
 
     async def hand_on(self, name: str) -> None:
-        """Call the first that is parked for an open line, but of no type that is called; close the line if nobody is."""
-        low, high = parked_keys(name)
+        """Call the first that is parked for an open line, but of no type that is called; close the line if nobody is.
+
+        As many are called as were in vain: a second for each of many types that nobody takes would be long.
+        """
         for _ in range(_TRIES):
             found = self._jobs.find({"called": name, "place": int(Place.READY)}, ["type"])
-            types = sorted({document["type"] for document in await found.to_list(None)})
-            of_others: Document = {"type": {"$nin": types}} if types else {}
-            parked = self._jobs.find({"parked": {"$gt": low, "$lt": high}, **of_others}, [*_RANKED, "parked"]).sort("parked", 1)
-            for first in await parked.limit(1).to_list(None):
-                is_it = {"_id": first["_id"], "parked": first["parked"]}
-                change = {"$set": {"place": int(Place.READY), "called": name}, "$unset": {"parked": ""}}
-                if (await self._jobs.update_one(is_it, change)).matched_count:
-                    self._call([first | {"called": name}])
-                    return
-                break
+            types = {document["type"] for document in await found.to_list(None)}
+            for _ in range(max(1, len(types))):
+                first = await self._first_parked(name, types)
+                if first is None:
+                    if types or not await self._is_waited_still(name):
+                        return
+                    break
+                if not await self._call_parked(first, name):
+                    break
+                types.add(first["type"])
             else:
-                if types or not await self._is_waited_still(name):
-                    return
+                return
+
+    async def _first_parked(self, name: str, passed_over: Iterable[str]) -> Document | None:
+        """Return the first that is parked, of none of these types."""
+        low, high = parked_keys(name)
+        of_others: Document = {"type": {"$nin": sorted(passed_over)}} if passed_over else {}
+        parked = self._jobs.find({"parked": {"$gt": low, "$lt": high}, **of_others}, [*_RANKED, "parked"])
+        found = await parked.sort("parked", 1).limit(1).to_list(None)
+        return found[0] if found else None
+
+    async def _call_parked(self, first: Document, name: str) -> bool:
+        """Call a job; False: somebody else was faster."""
+        is_it = {"_id": first["_id"], "parked": first["parked"]}
+        change = {"$set": {"place": int(Place.READY), "called": name}, "$unset": {"parked": ""}}
+        if not (await self._jobs.update_one(is_it, change)).matched_count:
+            return False
+        self._call([first | {"called": name}])
+        return True
 
     async def _is_waited_still(self, name: str) -> bool:
         """Delete an open line that nobody waits in; tell whether somebody has joined it meanwhile."""
