@@ -53,6 +53,8 @@ def table_lines(
     cells = [[shown(value) for value in row] for row in rows]
     if spare:
         headings, cells = _fitting(headings, cells, spare, console.width)
+        count = _readable(headings, cells, numbers, console.width)
+        headings, cells = headings[:count], [row[:count] for row in cells]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in headings:
         right = heading in numbers
@@ -71,7 +73,7 @@ def _fitting(
     """
     assert headings[-1] not in spare, "the last column is cut"
     columns = list(zip(headings, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = _widths(headings, rows)
     empty = {heading for heading, *column in columns if not any(cell != shown(None) for cell in column)}
     kept = list(range(len(headings) - 1))
     left = width - sum(widths[index] + GAP_CHARS for index in kept)
@@ -82,9 +84,35 @@ def _fitting(
         kept.remove(index)
         left += widths[index] + GAP_CHARS
     most = max(left, CUT_CHARS)
-    last = [row[-1] if len(row[-1]) <= most else f"{row[-1][: most - 1]}…" for row in rows]
+    last = [_cut(row[-1], most) for row in rows]
     shown_rows = [[*(row[index] for index in kept), end] for row, end in zip(rows, last, strict=True)]
     return [*(headings[index] for index in kept), headings[-1]], shown_rows
+
+
+def _readable(headings: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str], width: int) -> int:
+    """Return how many columns, from the left, can be read in so many characters, though they are folded: one at least."""
+    widths = _widths(headings, rows)
+    left = width
+    for count, (heading, wide) in enumerate(zip(headings, widths, strict=True)):
+        left -= wide if heading in numbers else min(wide, CUT_CHARS)
+        if left < 0:
+            return max(count, 1)
+        left -= GAP_CHARS
+    return len(headings)
+
+
+def _widths(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return how much of a line each column takes; some characters take two places of it, and some none."""
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text that takes so many places of a line at most."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= most else f"{set_cell_size(text, most - 1)}…"
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:

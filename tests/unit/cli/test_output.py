@@ -2,6 +2,7 @@ import json
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from kqs.cli import jobs, output, schedules, views
 from kqs.cli.output import brief, print_line, print_pairs, print_pretty, print_table, shown, shown_time
@@ -99,6 +100,31 @@ def test_a_narrow_terminal_goes_without_spare_columns(
     assert lines[0].split() == headings.split()
     assert len(lines) == 3
     assert all(len(line) <= columns for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings"), [(32, "type waiting workers"), (25, "type waiting"), (12, "type"), (5, "type")]
+)
+def test_a_very_narrow_terminal_is_shown_the_first_columns(
+    columns: int, headings: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    rows = [("print", 1, 7, "a-worker-elsewhere")]
+    print_table(("type", "waiting", "of", "workers"), rows, numbers=("waiting", "of"), spare=("of",))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == headings.split()
+    assert lines[2].split()[0] == "print"
+    assert all(len(line) <= columns for line in lines)
+
+
+def test_characters_that_take_two_places_count_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    print_table(("id", "type", "error"), [("日本語の型日本語の型", "resize", "失敗しました" * 9)], spare=("type",))
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0].split(), len(lines)) == (["id", "error"], 3)
+    assert all(cell_len(line) <= 40 for line in lines)
 
 
 def test_a_column_that_says_nothing_goes_first() -> None:
