@@ -73,9 +73,11 @@ async def _watch(client: Client, console: Console, interval_s: float) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    from kqs.cli.connection import heed_sigterm
     from kqs.cli.topframe import frame
     from kqs.errors import KqsError
 
+    heed_sigterm()
     look = before = await _look(client)
     fault: str | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:

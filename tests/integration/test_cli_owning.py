@@ -13,6 +13,8 @@ import pytest
 from tests.support.serving import SERVE_ENVIRON, Kqs, Served, serving
 
 KQS = (sys.executable, "-m", "kqs")
+#: what a terminal is told last by a command that had its whole screen
+LEFT = b"\x1b[?25h\x1b[?1049l"
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,8 @@ def test_top_shows_types_and_workers_where_nobody_watches(kqs: Kqs) -> None:
     assert "echo, ping" in shown
 
 
-def test_top_is_watched_until_it_is_interrupted(served: Served) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_top_is_watched_until_it_is_interrupted(served: Served, number: signal.Signals) -> None:
     here, there = pty.openpty()
     environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
     process = subprocess.Popen([*KQS, "top", "--interval", "0.2"], env=environ, stdin=there, stdout=there, stderr=there)
@@ -178,15 +181,16 @@ def test_top_is_watched_until_it_is_interrupted(served: Served) -> None:
     shown = b""
     while shown.count(b"echo, ping") < 2:
         shown += os.read(here, 65536)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     try:
-        while os.read(here, 65536):
-            pass
+        while part := os.read(here, 65536):
+            shown += part
     except OSError:  # so ends a terminal whose last user is gone
         pass
     finally:
         os.close(here)
     assert process.wait(30) == 0
+    assert shown.endswith(LEFT)
 
 
 def test_what_is_refused_is_told_on_a_terminal_too(served: Served) -> None:
