@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from kqs.job import Run
 from kqs.states import State
 from kqs.store.base import DAMAGED
 from kqs.store.mongo import MongoStore
-from kqs.store.mongo.bulk import ORPHAN_AGE
+from kqs.store.mongo import bulk as bulk_module
+from kqs.store.mongo.bulk import ORPHAN_AGE_S
+from kqs.store.mongo.client import Document
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry
 from tests.support.mongodb import client_of, sweep_bulk
 
@@ -78,14 +81,42 @@ async def test_damaged_data_is_never_run(store: MongoStore, db: Any, now: float,
     assert await store.counts() == {"mail": {State.FAIL: 1, State.PROCESSING: 1}}
 
 
-async def test_files_that_no_job_names_are_swept_when_old(store: MongoStore, db: Any, now: float) -> None:
+async def test_files_are_swept_that_no_job_names_for_long(store: MongoStore, db: Any, now: float) -> None:
     await run_big(store, now)
     await store.insert([a_job(1, data=BIG)], 2, "w1", now)
     db.jobs.delete_one({"_id": IDS.of(FIRST + 1)})
-    uploaded = max(file["uploadDate"] for file in db["bulk.files"].find()).timestamp()
-    age_s = ORPHAN_AGE.total_seconds()
-    assert [await sweep_bulk(store, uploaded + age_s + late_s) for late_s in (-60, 60)] == [0, 1]
+    ages_s = (0, ORPHAN_AGE_S - 1, ORPHAN_AGE_S, 3 * ORPHAN_AGE_S)
+    assert [await sweep_bulk(store, age_s) for age_s in ages_s] == [0, 0, 1, 0]
     assert files(db) == [1, 0]
+
+
+async def test_a_file_outlives_the_sweeps_until_its_job_is_stored_whatever_any_clock_says(
+    store: MongoStore, db: Any, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bulk = store._there.session.bulk
+    put = bulk.put
+
+    async def put_as_others_sweep(field: str, job_id: str, data: bytes) -> Document:
+        named = await put(field, job_id, data)
+        db["bulk.files"].update_many({}, {"$set": {"uploadDate": datetime(1980, 1, 1, tzinfo=UTC)}})
+        assert await bulk.sweep(0.0) == await bulk.sweep(ORPHAN_AGE_S - 1) == 0
+        return named
+
+    monkeypatch.setattr(bulk, "put", put_as_others_sweep)
+    run = await run_big(store, now)
+    assert run.data == BIG
+    assert await bulk.sweep(ORPHAN_AGE_S) == 0
+    assert files(db) == [1, 0]
+
+
+async def test_as_many_files_are_looked_at_as_there_are(store: MongoStore, db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_module, "SWEEP_FILES", 2)
+    bulk = store._there.session.bulk
+    for number in range(5):
+        await bulk.put("data", IDS.of(FIRST + number), BIG)
+    looks = [await bulk.sweep(number * ORPHAN_AGE_S) for number in range(8)]
+    assert (sum(looks), max(looks)) == (5, 2)
+    assert files(db) == [0, 0]
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from tests.contract.store_contract import (
 )
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
-from tests.support.mongodb import sweep_bulk
+from tests.support.mongodb import sweep_all_bulk
 from tests.support.supervising import StrictSupervisor
 
 MakeStore = Callable[..., MongoStore]
@@ -162,7 +162,7 @@ async def test_a_repeated_insert_may_know_the_end_of_a_job(
     assert await store.report([ended.end]) == [True]
     await store._there.session.tallies.recount()
     assert await store.counts() == {"mail": {ended.end.state: 1}}
-    await sweep_bulk(store, FAR_AHEAD)
+    await sweep_all_bulk(store, clock.monotonic())
     named = 1 + (ended.end.result is not None)
     assert await store._there.session.bulk._files.count_documents({}) == named
 

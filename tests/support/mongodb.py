@@ -17,6 +17,7 @@ from uuid import uuid4
 from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
+from kqs.store.mongo.bulk import ORPHAN_AGE_S
 from tests.support.require import missing
 from tests.support.serving import ROOT, free_port
 
@@ -60,9 +61,15 @@ class MongoServer:
 
 
 async def sweep_bulk(store: MongoStore, now: float) -> int:
-    """Delete long data that no job names, as the store does now and then; return how many. now: Unix seconds."""
+    """Look for long data that no job names, as the store does now and then; return how many went. now: monotonic, in s."""
     there = store._there
     return await there.lanes.look(partial(there.session.bulk.sweep, now))
+
+
+async def sweep_all_bulk(store: MongoStore, now: float) -> None:
+    """Look, and again so long after it that all goes which no job names all the while."""
+    await sweep_bulk(store, now)
+    await sweep_bulk(store, now + ORPHAN_AGE_S)
 
 
 def is_there() -> bool:

@@ -156,7 +156,7 @@ class Opened:
         if self._rounds % _ROUNDS_PER_SWEEP == 0:
             if self.servers.is_eldest:
                 await self.lanes.look(self.follower.sweep_ends)
-            await self.lanes.look(partial(self.session.bulk.sweep, self.session.now()))
+            await self.lanes.look(partial(self.session.bulk.sweep, self.session.monotonic()))
 
     async def _every_beat(self, what: Callable[[], Awaitable[None]]) -> None:
         """Do it for ever. Raises: what does not pass."""
