@@ -228,7 +228,10 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         ...
 
     async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
-        """Give waiting jobs other times; one that does not wait any more, or whose times are others, is passed over."""
+        """Give waiting jobs other times; one that does not wait any more, or whose times are others, is passed over.
+
+        Of jobs that other servers of a shared store have accepted, only the wait after a run changes.
+        """
         ...
 
     async def next_due_at(self) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
 from kqs.ids import Ids
-from kqs.job import Accepted, Entry, Run
+from kqs.job import Accepted, Entry, Rescheduled, Run
 from kqs.states import State
 from kqs.store.base import Verb, Waiting
 from kqs.store.mongo import MongoStore, slices
@@ -77,6 +77,24 @@ async def test_jobs_accepted_in_the_same_microsecond_are_two(ours: MongoStore, t
     assert await ours.insert([a_job(0)], 1, "w", now) == []
     assert await theirs.insert([their_job(0)], 1, "w", now) == []
     assert len(await ours.claim([an_entry(0), their_entry(0)], "w", now)) == 2
+
+
+async def test_a_server_does_not_shorten_by_its_clock_what_others_were_told_to_wait(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    due, expiry = now + 3600, now + 7200
+    await ours.insert([a_job(0, due_at=due, expire_at=expiry)], 1, "w", now)
+    await theirs.insert([their_job(1, due_at=due, expire_at=expiry), their_job(2, expire_at=expiry)], 1, "w", now)
+    (run,) = await ours.claim([their_entry(2)], "w", now)
+    await ours.report([a_report(run.claim, State.RETRY, at=now, due_at=due)])
+    day_before = now - 86400
+    are_there_and_not = [a_job(0).id, their_job(1).id, their_job(2).id, their_job(3).id]
+    await ours.reschedule(
+        [Rescheduled(FIRST + n, id_, (due, expiry), day_before, day_before) for n, id_ in enumerate(are_there_and_not)]
+    )
+    assert await theirs.expire(now, 9, None) == [a_job(0).id]
+    assert ids(await theirs.wake(now, 9)) == [their_job(2).id]
+    assert (await theirs.next_due_at(), await theirs.next_expire_at()) == (due, expiry)
 
 
 async def test_jobs_of_one_rank_are_never_parted_by_a_page(ours: MongoStore, theirs: MongoStore, now: float) -> None:

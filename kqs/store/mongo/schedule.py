@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from pymongo import UpdateMany
 
 from kqs.job import Entry, Rescheduled
@@ -69,14 +70,30 @@ async def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
     """See Store.reschedule."""
     if not changes:
         return
-    found = await session.find([one.id for one in changes], {}, ["order", "crc32c"])
-    checksums = {(document["_id"], document["order"]): document.get("crc32c") for document in found}
+    found = await session.find([one.id for one in changes], {}, ["order", "node", "attempt", "crc32c"])
+    documents = {(document["_id"], document["order"]): document for document in found}
     writes = [
-        UpdateMany(_where(one, place), {"$set": _times(one, place) | _checksum(one, checksums.get((one.id, one.order)))})
+        UpdateMany(_where(ours, place), {"$set": _times(ours, place) | _checksum(ours, document.get("crc32c"))})
         for one in changes
+        if (document := documents.get((one.id, one.order))) and (ours := _ours(one, document, session.node))
         for place in (Place.READY, Place.LATER)
     ]
-    await session.jobs.bulk_write(writes, ordered=False)
+    if writes:
+        await session.jobs.bulk_write(writes, ordered=False)
+
+
+def _ours(one: Rescheduled, document: Document, node: str) -> Rescheduled | None:
+    """Return which times may change by our clock; None: none may.
+
+    Those that a job has from its insert are of the clock of its server, which may be right where ours is not. The wait of one
+    that ran is of whoever ran it, which may be us.
+    """
+    if document["node"] == node:
+        return one
+    due_at, expire_at = one.were
+    if document["attempt"] and one.due_at != due_at:
+        return msgspec.structs.replace(one, expire_at=expire_at)
+    return None
 
 
 def _where(one: Rescheduled, place: Place) -> Document:
