@@ -20,6 +20,7 @@ from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.inserter import Inserter
 from kqs.log import get_logger
+from kqs.queue.jumps import JumpWatch
 from kqs.schedules.decision import Decision, decide
 from kqs.schedules.journaling import Journaling, Tick
 from kqs.schedules.roster import Entry, Roster
@@ -86,6 +87,7 @@ class Ticker(Service):
         self._is_ticking = False
         self._task: asyncio.Task[None] | None = None
         self._looked = clock.monotonic()
+        self._jumps = JumpWatch(clock)
         self._doubted_until = -math.inf
         self._trouble = Trouble(log, "schedules cannot tick, trying again", "schedules tick again", clock.monotonic)
         self._failed: dict[str, str] = {}  # by name, why a tick could not be inserted
@@ -143,6 +145,8 @@ class Ticker(Service):
         while True:
             self._changed.clear()
             await self._sleep()
+            if self._jumps.back_s():
+                self._roster.plan_all(self._clock.now())
             if self._store.is_shared and self._clock.monotonic() - self._looked >= CHANGES_S:
                 await self._try_to(self._keeper.look)
                 self._looked = self._clock.monotonic()
@@ -284,7 +288,7 @@ class Ticker(Service):
                 if last.error is not None:
                     failed = True
                     self._failed[name] = last.error
-                    self._roster.plan(entry, now + RETRY_S)
+                    self._plan_again([entry], now)
                 else:
                     self._failed.pop(name, None)
                     self._roster.plan(entry)
@@ -300,6 +304,7 @@ class Ticker(Service):
             self._roster.take_in(names, await self._store.schedules(names), self._clock.now())
 
     def _plan_again(self, entries: list[Entry], now: float) -> None:
+        self._jumps.note(now)  # who waits for an instant after this one waits too long if the clock is set back before it
         for entry in entries:
             self._roster.plan(entry, now + RETRY_S)
 

@@ -83,6 +83,11 @@ class Node:
                     break
                 await asyncio.sleep(0)
 
+    async def pass_turns(self) -> None:
+        """Let the ticker look at the clock."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
     async def until_jobs(self, *instants: float) -> None:
         wanted = sorted(tick_of("a", at) for at in instants)
 
@@ -124,6 +129,23 @@ async def test_tick_waits_while_inserts_are_refused_and_health_says_so(node: Nod
         return node.schedules.problems() == []
 
     await node.until(is_well)
+
+
+async def test_tick_that_waits_by_a_clock_that_was_ahead_does_not_wait_for_it(node: Node) -> None:
+    begin, ahead_s = node.clock.now(), 10 * 86400 + 1
+    await node.schedules.put("a", msgspec.structs.replace(MINUTELY, every=86400.0, catch_up="all"))
+    node.journal.failure = NoSpaceError("3 bytes are free")
+    node.jump(ahead_s)
+
+    async def is_refused() -> bool:
+        return bool(node.schedules.problems())
+
+    await node.until(is_refused)
+    node.journal.failure = None
+    node.jump(-ahead_s)
+    await node.pass_turns()
+    node.jump(86401)
+    await node.until_jobs(begin + 86400)
 
 
 async def test_tick_that_waited_too_long_is_missed(node: Node) -> None:
