@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import groupby
 from math import floor
 from typing import Protocol, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -194,15 +195,21 @@ class Cron:
 
     def _instants_of_change(self, day: date) -> list[float]:
         found: set[float] = set()
-        for minute in self._minutes:
-            local = datetime.combine(day, time(*divmod(minute, 60)), self._zone)
-            instants = [one.timestamp() for one in (local, local.replace(fold=1))]
-            is_there = [self._shows(instant, local) for instant in instants]
-            if self._is_fixed:
-                found.add(instants[0] if is_there[0] else self._end_of_gap(local))
+        for hour, minutes in groupby(self._minutes, _hour_of):
+            midnight = _midnight_of_even_hour(self._zone, day, hour)
+            if midnight is not None:
+                found.update(midnight + _MINUTE_S * minute for minute in minutes)
             else:
-                found.update(instant for instant, shows in zip(instants, is_there, strict=True) if shows)
+                found.update(*(self._instants_near_change(day, minute) for minute in minutes))
         return sorted(found)
+
+    def _instants_near_change(self, day: date, minute: int) -> list[float]:
+        local = datetime.combine(day, time(*divmod(minute, 60)), self._zone)
+        instants = [one.timestamp() for one in (local, local.replace(fold=1))]
+        is_there = [self._shows(instant, local) for instant in instants]
+        if self._is_fixed:
+            return [instants[0] if is_there[0] else self._end_of_gap(local)]
+        return [instant for instant, shows in zip(instants, is_there, strict=True) if shows]
 
     def _shows(self, instant: float, local: datetime) -> bool:
         """Tell whether clocks show a local time at an instant."""
@@ -259,12 +266,44 @@ def _even_midnight(zone: ZoneInfo, day: date) -> float | None:
     return edges[0].timestamp()
 
 
+def _noon_offsets(zone: ZoneInfo, day: date) -> tuple[timedelta | None, timedelta | None]:
+    """Return what local noon is ahead of UTC, before and after a change that skips it, with its day."""
+    noon = datetime.combine(day, time(12), zone)
+    return noon.utcoffset(), noon.replace(fold=1).utcoffset()
+
+
+def _hour_of(minute: int) -> int:
+    return minute // 60
+
+
+def _midnight_of_even_hour(zone: ZoneInfo, day: date, hour: int) -> float | None:
+    """Return when a day would have begun by the clocks of an hour of it; None: they are changed in it, or at one of its ends.
+
+    To look at each minute of the day on which clocks are changed takes ten times as long.
+    """
+    begin = datetime.combine(day, time(hour), zone)
+    offset = begin.utcoffset()
+    assert offset is not None
+    edges = (begin, begin + timedelta(hours=1))
+    if any(edge.replace(fold=fold).utcoffset() != offset for edge in edges for fold in (0, 1)):
+        return None
+    return (datetime.combine(day, time()) - _EPOCH - offset).total_seconds()
+
+
 @lru_cache(maxsize=4096)
 def _days_of_change(zone: ZoneInfo, year: int) -> frozenset[date]:
-    """Return the days of a year on which, or at an end of which, the clocks are changed."""
+    """Return the days of a year on which, or at an end of which, the clocks are changed.
+
+    Most are told by the noons around them, since no clocks are changed there and back from one to the next: to look at each
+    day by itself would have the loop for a quarter of a second, to count the ticks of ten years.
+    """
     new_year = date(year, 1, 1)
-    days = (new_year + number * _DAY for number in range((date(year + 1, 1, 1) - new_year).days))
-    return frozenset(day for day in days if _even_midnight(zone, day) is None)
+    days = [new_year + number * _DAY for number in range((date(year + 1, 1, 1) - new_year).days)]
+    noons = [_noon_offsets(zone, day) for day in (days[0] - _DAY, *days, days[-1] + _DAY)]
+    around = zip(days, noons, noons[1:], noons[2:], strict=False)
+    return frozenset(
+        day for day, before, at, after in around if not before == at == after and _even_midnight(zone, day) is None
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kqs.schedules.calendar import Every, cron, zone_of
+from kqs.schedules import calendar
+from kqs.schedules.calendar import Cron, Every, cron, zone_of
 
 #: Lord Howe puts its clocks on by half an hour, Beirut at midnight, and back across it
 ZONES = ["America/New_York", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Beirut"]
@@ -182,6 +186,26 @@ def test_a_change_may_cross_midnight_and_skip_a_day() -> None:
     assert after("*/30 0 * * *", "Asia/Beirut", "2026-03-28T00:30:00+02:00") == "2026-03-30T00:00:00+03:00"
     # clocks go back from 00:00 to 23:00 of the day before, which has that hour twice
     assert after("30 23 * * *", "America/Havana", "2026-11-01T00:00:00-04:00") == "2026-11-01T23:30:00-05:00"
+
+
+def test_to_count_the_ticks_of_ten_years_only_what_is_near_changes_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: Counter[str] = Counter()
+
+    def counting(name: str, look: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            looks[name] += 1
+            return look(*args)
+
+        return counted
+
+    monkeypatch.setattr(calendar, "_even_midnight", counting("days", calendar._even_midnight))
+    monkeypatch.setattr(Cron, "_shows", counting("minutes", Cron._shows))
+    years_s = 3653 * 86400
+    every_minute = Cron("* * * * *", ZoneInfo.no_cache("Europe/Berlin"))
+    looks.clear()
+    assert every_minute.count(BEGIN, BEGIN + years_s) == years_s / 60
+    assert looks["days"] < 200
+    assert looks["minutes"] < 20 * 6 * 60
 
 
 def test_day_of_month_and_of_week_are_both_meant_where_either_begins_with_a_star() -> None:
