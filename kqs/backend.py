@@ -294,14 +294,14 @@ class ServerBackend:
         They are durable when this returns. Args: on_slice: told now and then what is done so far.
         """
         ids = self.inserter.ids
-        before_order = ids.last_order + 1
+        before_order = ids.take(1, self._clock.now())  # behind what another server has retried
         await self._store_all()
-        await self._others_caught_up(wanted.ids)
+        reached = await self._others_caught_up(wanted.ids)
 
         def take(count: int) -> int:
             return ids.take(count, self._clock.now())
 
-        request = Request(verb, wanted, before_order, is_forced=is_forced, is_dry=is_dry)
+        request = Request(verb, wanted, before_order, reached, is_forced=is_forced, is_dry=is_dry)
         return await _told(self._queue.changes.do(request, take, on_slice))
 
     async def _catch_up(self, *, unflushed: bool = False) -> None:
@@ -321,22 +321,24 @@ class ServerBackend:
         await self._joining.over()
         await self._store_all()
 
-    async def _others_caught_up(self, job_ids: Sequence[str] | None) -> None:
+    async def _others_caught_up(self, job_ids: Sequence[str] | None) -> dict[str, int]:
         """Let other servers store what they have accepted, where these jobs may be among it; None: any may.
 
-        Raises: CallError: one does not tell that it has, so nobody knows.
+        Returns: as `Store.others_caught_up`. Raises: CallError: one does not tell that it has, so nobody knows.
         """
+        reached: dict[str, int] = {}
         if not self._queue.is_shared:
-            return
+            return reached
         nodes: set[str | None] = {None}
         if job_ids is not None:
             there = (await _told(self._queue.reads.look(job_ids))).there
             nodes = {self.inserter.ids.node_of(job_id) for job_id in job_ids if job_id not in there}
         for node in [None] if None in nodes else nodes - {self.inserter.ids.node}:
             try:
-                await self._queue.others_caught_up(node)
+                reached |= await self._queue.others_caught_up(node)
             except StoreUnavailableError as error:
                 raise CallError(f"{error}, try again later", "busy") from None
+        return reached
 
     async def _order_of(self, job_id: str) -> int:
         record = await _told(self._queue.reads.job(job_id))

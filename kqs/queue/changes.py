@@ -6,8 +6,8 @@ What a slice did stays done, whatever becomes of the rest; asked again, the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec.structs import replace
@@ -39,12 +39,13 @@ PATIENCE_S = 5.0
 class Request:
     """What is asked of jobs. before_order: of this server's, those are meant that come before it, and they are in the store.
 
-    is_forced, is_dry, most, error: as for `Change`.
+    reached, is_forced, is_dry, most, error: as for `Change`.
     """
 
     verb: Verb
     wanted: Filter
     before_order: int = _ALL_ORDERS
+    reached: Mapping[str, int] = field(default_factory=dict)
     is_forced: bool = False
     is_dry: bool = False
     most: int | None = None
@@ -140,6 +141,7 @@ class Changes:
             self._broker.body_bytes,
             request.most,
             request.error,
+            request.reached,
         )
 
     async def _follow(self, change: Change, part: Slice, bookmark: Bookmark) -> None:

@@ -323,9 +323,9 @@ class Queue:
         """Tell whether other servers use the store."""
         return self._store.is_shared
 
-    async def others_caught_up(self, node: str | None) -> None:
+    async def others_caught_up(self, node: str | None) -> Mapping[str, int]:
         """See Store.others_caught_up."""
-        await self._store.others_caught_up(node)
+        return await self._store.others_caught_up(node)
 
     @property
     def next_at(self) -> float:

@@ -352,10 +352,11 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """Let whoever asked know that all is stored which was accepted here before `news` told of the question."""
         ...
 
-    async def others_caught_up(self, node: str | None) -> None:
+    async def others_caught_up(self, node: str | None) -> Mapping[str, int]:
         """Return when each other server that lives has stored what it had accepted before this call, and the ends of its runs.
 
         Args: node: only the server whose ids end so.
+        Returns: by the node of those that said so, above which order it has accepted a job later.
         Raises: StoreUnavailableError: one does not say so in time; it may be cut off, or dead since a moment ago.
         """
         ...

@@ -54,6 +54,7 @@ class Change(msgspec.Struct, frozen=True):
     """What is asked for; it is the same for all slices.
 
     now: when it was asked for, in Unix seconds. before_order: jobs of this server's journal from there on are passed over.
+    reached: by the node of other servers, above which order what they have accepted is not to be cancelled or deleted.
     keep: how long records outlive their cancellation; expire: how long jobs that are retried may wait and run, anew. Both are
     overruled by what a job's own options say (keep: -1 is for ever).
     most: so many more jobs are changed at most, None: all. error: of those that are cancelled while they wait.
@@ -72,6 +73,7 @@ class Change(msgspec.Struct, frozen=True):
     body_bytes: int | None = None
     most: int | None = None
     error: str = State.CANCELLED.word
+    reached: Mapping[str, int] = {}
 
     @property
     def slice_jobs(self) -> int:

@@ -18,19 +18,21 @@ from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LISTEN_S
-from tests.contract.change_contract import ABOVE_ALL, FRESH, change, retried_and_failed_again, states
+from tests.contract.change_contract import ABOVE_ALL, FRESH, change, of_ids, retried_and_failed_again, states
 from tests.contract.store_contract import (
     BULK_BYTES,
     FIRST,
     IDS,
     JOURNAL,
     NODE,
+    OTHER_NODE,
     a_job,
     a_report,
     an_ended,
     an_entry,
     some_jobs,
 )
+from tests.contract.test_mongo_questions import asked
 from tests.contract.test_mongo_shared import their_entry, their_job
 from tests.support.clock import FakeClock
 from tests.support.jobs import EVERYTHING, listed
@@ -337,6 +339,36 @@ async def test_jobs_of_one_order_are_all_met(
     for wanted in (EVERYTHING, Filter(states=frozenset({State.NEW, State.PROCESSING}))):
         done = await change(ours, Verb.CANCEL, wanted, now=now, is_dry=True)
         assert len({one.id for one in done.changed}) == len(done.changed) == 20
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+@pytest.mark.parametrize("wanted", [EVERYTHING, of_ids(0)])
+async def test_what_another_server_has_retried_is_changed_by_that_of_its_journal_too(
+    ours: MongoStore, theirs: MongoStore, now: float, verb: Verb, wanted: Filter
+) -> None:
+    await ours.insert([an_ended(0, State.FAIL, at=now)], 1, "w", now)
+    assert (await change(theirs, Verb.RETRY, now=now, first_order=FRESH)).numbers == [0]
+    done = await change(ours, verb, wanted, now=now, before_order=FIRST + 1)
+    assert done.numbers == [FRESH - FIRST]
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
+async def test_what_another_server_accepts_after_it_was_asked_is_not_meant(
+    ours: MongoStore, theirs: MongoStore, now: float, verb: Verb
+) -> None:
+    await ours.insert([a_job(0)], 1, "w", now)
+    await theirs.insert([an_ended(1, State.FAIL, at=now, id=their_job(1).id), their_job(2)], 1, "w", now)
+    await change(ours, Verb.RETRY, now=now, first_order=FRESH)
+    question = asyncio.ensure_future(ours.others_caught_up(None))
+    await theirs.answer(await asked(theirs))
+    reached = await question
+    await theirs.insert([their_job(3)], 2, "w", now)
+    assert reached == {OTHER_NODE: FIRST + 2}
+    done = await change(ours, verb, now=now, before_order=FIRST + 1, reached=reached)
+    assert sorted(done.numbers) == [0, 2, FRESH - FIRST]
+    record = await ours.job(their_job(3).id)
+    assert record is not None
+    assert record.state is State.NEW
 
 
 async def test_what_failed_by_the_clock_of_a_server_that_is_ahead_is_retried_and_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ async def test_many_who_ask_at_once_ask_no_more_than_twice(
     have_asked = asyncio.Semaphore(0)
     question_of = ours._there.questions._question
 
-    def noted(journal_id: str) -> asyncio.Task[None]:
+    def noted(journal_id: str) -> asyncio.Task[dict[str, Any] | None]:
         have_asked.release()
         return question_of(journal_id)
 

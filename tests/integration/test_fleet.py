@@ -100,6 +100,17 @@ def test_retries_and_ghosts_go_round_the_fleet(fleet: Fleet) -> None:
         assert fleet.runners().keys() == {"a", "b"}
 
 
+def test_what_one_server_has_retried_an_owner_changes_at_any(fleet: Fleet) -> None:
+    with fleet.serving("a", WORKER__CONCURRENCY="0") as a, fleet.serving("b", WORKER__CONCURRENCY="0") as b:
+        ids = ask(a, "insert", some("work", range(4)))
+        assert ask(a, "cancel", {"all": True})["count"] == 4
+        assert ask(b, "retry", {"all": True})["count"] == 4
+        assert ask(a, "cancel", ids[0])["ids"] == [ids[0]]
+        assert ask(a, "delete", ids[1])["ids"] == [ids[1]]
+        assert ask(a, "purge", {"type": "work"}) == 2
+        assert ask(b, "retry", ids[0])["count"] == ask(b, "cancel", ids[0])["count"] == ask(a, "retry", ids[0])["count"] == 1
+
+
 def test_what_a_killed_server_left_goes_on_elsewhere_after_its_lease(fleet: Fleet) -> None:
     with fleet.serving("dies") as dies, fleet.serving("lives") as lives:
         (running,) = ask(dies, "insert", some("slow", [600], at="2000-01-01T00:00:00Z"))

@@ -140,9 +140,24 @@ class Changer:
             },
             Verb.DELETE: {},
         }
-        ours_before = {"$or": [{"order": {"$lt": change.before_order}}, {"node": {"$ne": self._node}}]}
         there = is_there(self._session.now(), self._servers.replaceable)
-        return [one for one in (there, fits[change.verb], ours_before, *walk.conditions(change.wanted)) if one]
+        asked = (there, fits[change.verb], self._accepted_before(change), *walk.conditions(change.wanted))
+        return [one for one in asked if one]
+
+    def _accepted_before(self, change: Change) -> Document:
+        """Return how what was accepted before this was asked for is told from the rest.
+
+        What is retried gets an order of the server that was asked for that, in whoever's journal it stands. So its first one
+        tells, but where it is to be retried, lest that be done twice.
+        """
+        if change.verb is Verb.RETRY:
+            return {"$or": [{"order": {"$lt": change.before_order}}, {"node": {"$ne": self._node}}]}
+        ends = {node: order + 1 for node, order in change.reached.items()} | {self._node: change.before_order}
+        before = [
+            {"node": node, "$or": [{"order": {"$lt": end}}, {"born": {"$lt": end}}]}  # nobody's who is not asked comes later
+            for node, end in ends.items()
+        ]
+        return {"$or": [*before, {"node": {"$nin": list(ends)}}]}
 
     def _ended_before(self, change: Change) -> list[Document]:
         """Return how what had ended when this was asked for is told from what was retried since, and has failed again.

@@ -1,7 +1,7 @@
 """Asking other servers to store what they have accepted: a number in their documents, and as high a one from them.
 
     asked      grows with every question
-    answered   the number up to which all was stored that had been accepted before the questions
+    answered   the number up to which all was stored that had been accepted before the questions; written with `last_order`
 
 Who is asked looks at its own document anyhow. Whoever has the same question meanwhile waits for the same answer.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from kqs.errors import StoreUnavailableError
+from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
 from kqs.store.mongo.servers import Servers
 from kqs.supervisor import Supervisor, with_its_answer
@@ -19,6 +20,8 @@ from kqs.supervisor import Supervisor, with_its_answer
 WITHIN_S = 5.0
 #: between two looks for an answer, in s
 _LOOK_S = 0.04
+_LOOKED_AT = ["is_open", "asked", "answered", "node", "last_order"]
+_Answer = Document | None
 _SILENT = "another server has not told that it has stored what it accepted"
 
 
@@ -30,22 +33,23 @@ class Questions:
         self._servers = servers
         self._supervisor = supervisor
         self._turns: dict[str, asyncio.Lock] = {}  # by journal, as the next
-        self._unasked: dict[str, asyncio.Task[None]] = {}
-        self._open: set[asyncio.Task[None]] = set()
+        self._unasked: dict[str, asyncio.Task[_Answer]] = {}
+        self._open: set[asyncio.Task[_Answer]] = set()
 
-    async def others_caught_up(self, node: str | None) -> None:
+    async def others_caught_up(self, node: str | None) -> dict[str, int]:
         """See Store.others_caught_up."""
         others = await self._servers.others(node)
-        if not others:
-            return
+        reached: dict[str, int] = {}
         try:
             async with asyncio.timeout(WITHIN_S):
-                for answer in [self._question(journal_id) for journal_id in others]:
-                    await asyncio.shield(answer)
+                for question in [self._question(journal_id) for journal_id in others]:
+                    if (answer := await asyncio.shield(question)) is not None:
+                        reached[answer["node"]] = answer["last_order"]
         except TimeoutError:
             raise StoreUnavailableError(_SILENT) from None
+        return reached
 
-    def _question(self, journal_id: str) -> asyncio.Task[None]:
+    def _question(self, journal_id: str) -> asyncio.Task[_Answer]:
         if (question := self._unasked.get(journal_id)) is None:
             question = self._supervisor.spawn(self._ask(journal_id), "store question", with_its_answer)
             self._open.add(question)
@@ -53,23 +57,23 @@ class Questions:
             self._unasked[journal_id] = question
         return question
 
-    async def _ask(self, journal_id: str) -> None:
-        """Ask when the question before has been answered; return when this one is, or there is no such server any more."""
+    async def _ask(self, journal_id: str) -> _Answer:
+        """Ask when the question before has been answered; return when this one is. None: there is no such server any more."""
         async with self._turns.setdefault(journal_id, asyncio.Lock()):
             del self._unasked[journal_id]
             await self._collection.update_one({"_id": journal_id}, {"$inc": {"asked": 1}})
             number = 0
             for _ in range(round(WITHIN_S / _LOOK_S)):
-                server = await self._collection.find_one({"_id": journal_id}, ["is_open", "asked", "answered"])
+                server = await self._collection.find_one({"_id": journal_id}, _LOOKED_AT)
                 if server is None or not server["is_open"]:
-                    return
+                    return None
                 number = number or server["asked"]
                 if server.get("answered", 0) >= number:
-                    return
+                    return server
                 await asyncio.sleep(_LOOK_S)
             raise StoreUnavailableError(_SILENT)
 
-    def _note_end(self, question: asyncio.Task[None]) -> None:
+    def _note_end(self, question: asyncio.Task[_Answer]) -> None:
         self._open.discard(question)
         if not question.cancelled():
             question.exception()  # or asyncio would log it where all who asked have gone

@@ -269,7 +269,8 @@ class Servers:
 
     async def answer(self, question: int) -> None:
         """See questions.py."""
-        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, {"$max": {"answered": question}})
+        said = {"$max": {"answered": question, "last_order": self.last_order}}
+        await self._servers.update_one({"_id": self._journal_id, "epoch": self.epoch}, said)
 
     async def call_off(self, gone: Document) -> None:
         """Let the boot that runs a deleted job know that the run is over, when no record can."""

@@ -258,9 +258,9 @@ class MongoStore:
         """See Store.answer."""
         await self._there.lanes.look(partial(self._there.servers.answer, question))
 
-    async def others_caught_up(self, node: str | None) -> None:
+    async def others_caught_up(self, node: str | None) -> Mapping[str, int]:
         """See Store.others_caught_up."""
-        await self._there.lanes.look(partial(self._there.questions.others_caught_up, node))
+        return await self._there.lanes.look(partial(self._there.questions.others_caught_up, node))
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False

@@ -282,8 +282,9 @@ class SqliteStore:
     async def answer(self, question: int) -> None:
         """See Store.answer: nobody asks."""
 
-    async def others_caught_up(self, node: str | None) -> None:
+    async def others_caught_up(self, node: str | None) -> Mapping[str, int]:
         """See Store.others_caught_up: there are none."""
+        return {}
 
     async def page(
         self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from kqs.queue.ends import DELETED, End
 from kqs.queue.events import Word
 from kqs.states import State
 from kqs.store import change as bounds
-from kqs.store.base import Verb
+from kqs.store.base import Change, Slice, Verb
 from tests.support.jobs import EVERYTHING, an_accepted
 from tests.support.queueing import Rig
 from tests.support.ready_jobs import held_count
@@ -36,6 +37,19 @@ async def test_first_hundred_ids_are_told_and_all_are_counted(rig: Rig, monkeypa
     await rig.accept(*jobs)
     done = await change(rig, Verb.CANCEL)
     assert (done.count, done.ids, done.skipped) == (250, [job.id for job in jobs[:100]], 0)
+
+
+async def test_the_store_hears_how_far_other_servers_have_come(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Mapping[str, int]] = []
+    do_slice = rig.store.change
+
+    async def noted(change: Change, after: object | None, first_order: int) -> Slice:
+        asked.append(change.reached)
+        return await do_slice(change, after, first_order)
+
+    monkeypatch.setattr(rig.store, "change", noted)
+    await change(rig, Verb.CANCEL, reached={"0000beef": 7})
+    assert asked == [{"0000beef": 7}]
 
 
 @pytest.mark.parametrize("is_dry", [True, False])
