@@ -15,7 +15,7 @@ from kqs.filter import Filter
 from kqs.job import Claim
 from kqs.states import State
 from kqs.store import change as changing
-from kqs.store.base import Change, Slice, Verb
+from kqs.store.base import Change, Slice, Spans, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LISTEN_S
 from tests.contract.change_contract import ABOVE_ALL, FRESH, change, of_ids, retried_and_failed_again, states
@@ -339,6 +339,21 @@ async def test_jobs_of_one_order_are_all_met(
     for wanted in (EVERYTHING, Filter(states=frozenset({State.NEW, State.PROCESSING}))):
         done = await change(ours, Verb.CANCEL, wanted, now=now, is_dry=True)
         assert len({one.id for one in done.changed}) == len(done.changed) == 20
+
+
+@pytest.mark.parametrize("first_order", [FRESH, FIRST - 10], ids=["later", "by a clock that is behind"])
+async def test_record_of_what_another_server_has_retried_goes_when_its_journal_cannot_bring_it_back(
+    ours: MongoStore, theirs: MongoStore, now: float, first_order: int
+) -> None:
+    await theirs.insert([an_ended(1, State.FAIL, at=now, id=their_job(1).id)], 1, "w", now)
+    assert (await change(ours, Verb.RETRY, now=now, first_order=first_order)).numbers == [1]
+    await change(ours, Verb.CANCEL, now=now, keep=Spans(0.0))
+    swept = []
+    for journal_order in (FIRST + 1, FIRST + 2):
+        await theirs._there.servers.replay_bounds(journal_order)
+        await theirs._there.servers.beat()
+        swept.append(await ours.sweep(now, 9, FIRST))
+    assert swept == [0, 1]
 
 
 @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])

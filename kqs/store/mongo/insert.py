@@ -323,8 +323,7 @@ class Inserter:
         return {old["_id"]: old for old in found}
 
     def _may_replace(self, job: Accepted, old: Document) -> bool:
-        born: int = old["born"] if "born" in old else old["order"]
-        is_newer = old["node"] != self._node or born < job.order
+        is_newer = old["node"] != self._node or _born(old) < job.order
         if old["place"] != Place.GONE:
             return is_newer and bool(old["drop_at"] <= room_at(job))
         if old["gone_by"] == self._node:  # no clock is needed to tell what we accepted first
@@ -335,7 +334,7 @@ class Inserter:
         """Return what the record that takes this one's place must remember: what other journals may still bring back."""
         past = dict(old.get("past", {}))
         if old["place"] == Place.GONE and old["node"] != self._node:
-            past[old["node"]] = max(int(past.get(old["node"], 0)), int(old["order"]))
+            past[old["node"]] = max(int(past.get(old["node"], 0)), _born(old))
         return {"past": past} if past else {}
 
 
@@ -363,3 +362,9 @@ def _as_inserted(document: Document) -> Document:
     if absent := {name: "" for name in _BESIDE_ACCEPTED if name not in document}:
         change["$unset"] = absent
     return change
+
+
+def _born(old: Document) -> int:
+    """Return the order that a record's job has in its journal."""
+    born: int = old["born"] if "born" in old else old["order"]
+    return born
