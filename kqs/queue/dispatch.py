@@ -98,8 +98,8 @@ class Dispatcher:
 
     async def _return(self, entries: list[Entry], runs: Granted) -> None:
         """Have the broker forget what is not ready any more, and keep what was left."""
-        kept = {run.claim.id for run in runs} | {entry.id for entry in runs.left}
-        gone = [entry for entry in entries if entry.id not in kept]
+        kept = {(run.claim.id, run.handle) for run in runs} | {(entry.id, entry.handle) for entry in runs.left}
+        gone = [entry for entry in entries if (entry.id, entry.handle) not in kept]  # a copy may come beside its job
         self._ends.search([entry.id for entry in gone])  # they may have ended, too
         await self._broker.delete(gone)
         if runs.left:

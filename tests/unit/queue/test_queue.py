@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 import kqs.queue.queue
 from kqs.errors import StoreCorruptError, StoreError, StoreUnavailableError
-from kqs.job import Report, Run, entry_of
+from kqs.job import Entry, Report, Run, entry_of
 from kqs.outcome import Again, Failed, Ok
 from kqs.queue.consumer import Consumer
 from kqs.queue.housekeeping import CHILDREN_S
@@ -30,6 +30,31 @@ async def test_a_job_that_waits_is_taken_when_there_is_room(rig: Rig) -> None:
     await rig.accept(an_accepted(1))
     assert (await rig.record(1)).state is State.NEW
     assert (await rig.hand(1).take()).claim.order == ORDER + 1
+
+
+async def test_a_copy_that_comes_beside_its_job_is_deleted_and_the_other_kept_until_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[object] = []
+    reserve = rig.broker.reserve
+
+    async def reserve_twice(weights: Mapping[str, int], count: int, most_of: Callable[[str], int] | None = None) -> list[Entry]:
+        return [replace(entry, handle=number) for entry in await reserve(weights, count, most_of) for number in (1, 2)]
+
+    async def delete(entries: Sequence[Entry]) -> None:
+        deleted.extend(entry.handle for entry in entries)
+
+    monkeypatch.setattr(rig.broker, "reserve", reserve_twice)
+    monkeypatch.setattr(rig.broker, "delete", delete)
+    await rig.accept(an_accepted(1))
+    hand = rig.hand(2)
+    run = await hand.take()
+    async with asyncio.timeout(10):
+        while not deleted:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    assert (run.handle, deleted) == (1, [2])
+    await hand.end(run)
+    assert deleted == [2, 1]
 
 
 async def test_a_finished_job_is_a_success_with_its_result(rig: Rig) -> None:
