@@ -30,6 +30,11 @@ def microseconds(now: float) -> int:
     return min(max(int(now * 1_000_000), 1), 2**63 - 1)
 
 
+def is_made(job_id: str) -> bool:
+    """Tell whether an id looks like those that servers make, none of which is ever made for another job."""
+    return _MADE.match(job_id) is not None
+
+
 def digits_of(first: int, count: int) -> Iterator[tuple[bytes, Sequence[bytes]]]:
     """Yield the 13 digits of `count` orders from `first` on: what some of them begin with, and how each of these ends."""
     for high, low in _halves(first, count):

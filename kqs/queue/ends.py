@@ -9,6 +9,7 @@ from typing import Literal
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
+from kqs.ids import is_made
 from kqs.job import JobRecord, Report, Run, RunRecord, instant_of
 from kqs.queue.reads import Reads
 from kqs.queue.rules import whole_ms
@@ -158,8 +159,11 @@ class Ends:
 
 
 def _is_end_of(sought: _Sought, record: JobRecord) -> bool:
-    """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id."""
-    return sought.is_known or record.drop_at is None or record.drop_at > sought.since
+    """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id.
+
+    An id that a server has made has no earlier job, whatever the clock of the server says that has ended this one.
+    """
+    return sought.is_known or is_made(record.id) or record.drop_at is None or record.drop_at > sought.since
 
 
 def record_of(run: Run, report: Report) -> JobRecord:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import RefusedError, ask, eventually, until, until_at_least
+from tests.support.asking import WITHIN_S, RefusedError, ask, eventually, peer_of, until, until_at_least
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.fleet import (
     Fleet,
@@ -321,6 +321,14 @@ def test_clocks_a_minute_apart_kill_nobody_and_move_a_delay_by_no_more(fleet: Fl
         await_state(behind, left, "processing")
         ahead.stop(signal.SIGKILL)
         assert run_states(await_state(behind, left, "success")) == ["ghost", "success"]
+
+
+def test_who_waits_hears_of_an_end_by_a_clock_that_is_behind_however_short_it_is_kept(fleet: Fleet) -> None:
+    with fleet.serving("a", WORKER__CONCURRENCY="0") as a, fleet.serving("behind", Ways(skew_s=-5)), peer_of(a) as peer:
+        for data in range(5):
+            peer.send("insert", {"type": "work", "data": data, "keep": 1, "wait": WITHIN_S / 2})
+            job_id = peer.receive()
+            assert peer.receive() == {"id": job_id, "state": "success", "result": None}
 
 
 @pytest.mark.parametrize(

@@ -702,6 +702,14 @@ async def test_a_record_that_was_over_before_is_of_another_job(elsewhere: Elsewh
     assert [job_id for job_id, _ in elsewhere.told] == ["a"]
 
 
+async def test_a_record_that_was_over_before_by_another_clock_is_that_of_an_id_made_by_a_server(elsewhere: Elsewhere) -> None:
+    made = "66185edaaec68-474bd282"
+    elsewhere.end(made, drop_at=NOW - 20)
+    elsewhere.wait(made)
+    await elsewhere.turns()
+    assert [job_id for job_id, _ in elsewhere.told] == [made]
+
+
 @pytest.mark.parametrize("is_there", [True, False], ids=["as it ended", "not there any more"])
 async def test_who_waits_for_the_next_job_of_an_id_is_not_told_of_the_one_before(elsewhere: Elsewhere, is_there: bool) -> None:
     elsewhere.there = {"a"}
