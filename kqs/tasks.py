@@ -8,7 +8,7 @@ lost, cancels them too. Nor do they pass through the loop's task factory, which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextvars import Context
 from typing import Any, TypeVar
 
@@ -29,3 +29,11 @@ def spawn(
     task = asyncio.Task(work, loop=loop or asyncio.get_running_loop(), name=name, context=context)
     asyncio._unregister_task(task)  # noqa: SLF001 - documented, for whoever extends asyncio
     return task
+
+
+async def side_by_side(works: Iterable[Coroutine[Any, Any, T]], name: str) -> list[T]:
+    """Return what `works` return, in their order, each of them having run in such a task.
+
+    Raises: what the first of them raises; the others go on. Cancelled, all are.
+    """
+    return await asyncio.gather(*[spawn(work, name) for work in works])

@@ -25,6 +25,7 @@ from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.supervisor import Supervisor, when_done
+from kqs.tasks import side_by_side
 
 log = get_logger("kqs.library")
 
@@ -237,7 +238,7 @@ class Hands:
                     self._lose(one)  # as the queue judges it in this moment
                 else:
                     touching.append(one)
-        await asyncio.gather(*map(self._save, saving))  # in one line's time
+        await side_by_side(map(self._save, saving), "library-save")  # in one line's time
         if touching:
             for one in touching:
                 one.told_at = now

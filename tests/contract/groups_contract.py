@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Unpack
+from typing import Any, Unpack
 
 import pytest
 
@@ -220,6 +221,20 @@ class GroupsContract:
         done = await change(store, Verb.RETRY, now=now + 1, first_order=FIRST + 100)
         assert [(entry.order - FIRST, entry.group) for entry in done.ready] == [(100, "a")]
         assert [entry.order - FIRST for entry in (await self.in_turn(store)).entries] == [1, 100]
+
+    async def test_looks_make_no_tasks_that_a_handler_could_find_or_refuse(self, store: Store, now: float) -> None:
+        def refuse(*_: Any, **__: Any) -> asyncio.Task[Any]:
+            raise ZeroDivisionError
+
+        await store.insert([*of("a", 0, 1), *of("b", 2, 3)], 1, "w", now)
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(refuse)
+        try:
+            assert await store.grouped_types(["mail", "other"]) == ["mail"]
+            assert list(await store.oldest(["mail", "other"], 1)) == ["mail"]
+            assert numbers((await self.in_turn(store)).entries) == [0, 2, 1, 3]
+        finally:
+            loop.set_task_factory(None)
 
     async def test_it_is_told_of_which_types_there_are_lines(self, store: Store, now: float) -> None:
         assert await store.grouped_types(["mail", "other"]) == []

@@ -231,6 +231,35 @@ async def test_a_program_that_cancels_all_its_tasks_can_close_it_all_the_same(tm
         assert await again.add_job("mail")
 
 
+async def test_a_program_that_cancels_all_tasks_it_finds_meets_none_of_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = asyncio.current_task()
+    is_saved = asyncio.Event()
+
+    async def saves(_data: object, job: kqs.JobContext) -> None:
+        job.save({"page": 3})
+        await is_saved.wait()
+
+    async with kqs.open(tmp_path / "queue") as queue:
+        touch = queue._client.touch
+
+        async def touch_while_all_are_cancelled(run: Run, *progress: Any) -> Any:
+            for task in asyncio.all_tasks() - {mine}:
+                task.cancel()
+            await asyncio.sleep(0)
+            try:
+                return await touch(run, *progress)
+            finally:
+                is_saved.set()
+
+        monkeypatch.setattr(queue._client, "touch", touch_while_all_are_cancelled)
+        queue.add_handler("mail", saves)
+        job = await queue.add_job("mail")
+        assert await queue.run_jobs() == 1
+        assert (await job.wait(10)).state == "success"
+
+
 async def test_who_closes_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kqs.library.node.CLOSE_S", 0.01)
     queue = kqs.open(tmp_path / "queue")

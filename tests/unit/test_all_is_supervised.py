@@ -27,10 +27,12 @@ CALLS = {
     "run_in_executor",
     "spawn",
 }
+#: functions of asyncio that make tasks, which handlers find, by the loop's task factory, which they may have changed
+OF_ASYNCIO = {"as_completed", "gather", "to_thread", "wait_for"}
 #: (file or folder, call): why it may
 ALLOWED = {
     ("supervisor.py", "*"): "what all others use",
-    ("tasks.py", "Task"): "what the supervisor uses",
+    ("tasks.py", "*"): "what the supervisor uses, and who waits for several",
     ("client", "*"): "is used in other programs, which have no supervisor",
     ("blocking/thread.py", "call_soon_threadsafe"): "the stop itself, asked for by another thread",
     ("cli", "*"): "a program of its own, which ends with what it does",
@@ -39,6 +41,8 @@ ALLOWED = {
     ("process/loop.py", "*"): "the loop's main task: what it raises ends the process",
     ("process/sentry.py", "call_soon_threadsafe"): "the stop itself, from a thread that bounds it",
     ("process/forks.py", "call_soon"): "a look into the loop, and the end of a forked child",
+    ("library/queue.py", "gather"): "a part of the call that a program's own task makes",
+    ("library/apart.py", "gather"): "a part of the call that a program's own task makes",
     ("library/node.py", "spawn"): "its end, of which its owner is told, and which ends the supervisor's tasks, too",
     ("store/sqlite/store.py", "add_done_callback"): "takes note of an error that concerns nobody",
     ("store/mongo/lanes.py", "add_done_callback"): "takes note of an error whose hearer has gone",
@@ -50,8 +54,10 @@ def unsupervised(source: str) -> list[tuple[int, str]]:
     """Return line and name of every call of `CALLS` that does not go by a supervisor."""
     found = []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and (name := _name(node.func)) in CALLS:
-            by = _name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        if not isinstance(node, ast.Call):
+            continue
+        name, by = _name(node.func), _name(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        if name in CALLS or (by == "asyncio" and name in OF_ASYNCIO):
             given = {_name(argument) for argument in node.args}
             is_set_discard = name == "add_done_callback" and given == {"discard"}  # which cannot fail
             # a call's task, which its connection's context hands to the supervisor
@@ -94,6 +100,7 @@ def test_every_exception_is_used() -> None:
         "asyncio.get_running_loop().call_later(1, ring)",
         "self._loop.call_soon(self._flush)",
         "spawn(work(), 'one')",
+        "await asyncio.gather(*map(look, types))",
         "task.add_done_callback(self._done)",
         "loop.add_reader(fd, self._accept)",
     ],

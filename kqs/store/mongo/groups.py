@@ -9,6 +9,7 @@ from kqs.job import Entry
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
 from kqs.store.mongo.session import Session
 from kqs.store.rotation import Terms, Turn, Turned, line_of, share_of, turned
+from kqs.tasks import side_by_side
 
 #: groups that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
@@ -27,7 +28,7 @@ async def types(session: Session, among: Collection[str]) -> list[str]:
             return bool(await names(session, type_, "", 1))
 
     kinds = list(among)
-    found = await asyncio.gather(*map(has_any, kinds))
+    found = await side_by_side(map(has_any, kinds), "groups of types")
     return [type_ for type_, has in zip(kinds, found, strict=True) if has]
 
 
@@ -53,7 +54,8 @@ async def in_turn(session: Session, type_: str, turn: Turn, count: int, terms: T
             documents = await found.sort([("prio", 1), ("order", 1)]).limit(each).to_list(None)
             return [entry_of(document, None) for document in documents]
 
-    for name, found in zip(behind_heads, await asyncio.gather(*map(firsts, behind_heads)), strict=True):
+    looks = await side_by_side(map(firsts, behind_heads), "groups in turn")
+    for name, found in zip(behind_heads, looks, strict=True):
         if found:  # else all that it has are passed
             waiting[name] = list(found)
     return turned(turn, line, waiting, terms, count)

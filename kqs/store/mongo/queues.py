@@ -11,6 +11,7 @@ from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.groups import names
 from kqs.store.mongo.session import Session
+from kqs.tasks import side_by_side
 
 #: types that are asked about at a time; other operations need connections too
 _AT_ONCE = 8
@@ -41,7 +42,7 @@ async def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str
         async with places:
             return await _oldest(session, type_, prios)
 
-    found = await asyncio.gather(*map(look, types))
+    found = await side_by_side(map(look, types), "oldest of types")
     return {type_: at for type_, at in zip(types, found, strict=True) if at is not None}
 
 
