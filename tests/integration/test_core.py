@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,34 @@ async def test_two_cores_in_one_process_know_nothing_of_each_other(tmp_path: Pat
             await all_ran.wait()
     assert sorted(ran["one"]) == [-1, *range(100)]
     assert sorted(ran["two"]) == [-2, *range(100, 200)]
+
+
+async def results(folder: Path, number: int) -> list[bytes]:
+    """Enter a core three times, and return what its jobs have made."""
+    made = []
+    for _ in range(3):
+        async with a_core(folder, double, triple) as core:
+            ids: list[str] = []
+            for data in range(100):
+                ids += await core.inserter.insert(b'[{"type":"double","data":%d},{"type":"triple","data":%d}]' % (data, number))
+            made += [bytes((await ended(core, job_id))["result"]) for job_id in ids]
+    return made
+
+
+def test_cores_in_several_threads_know_nothing_of_each_other_and_change_nothing_around_them(tmp_path: Path) -> None:
+    before = state_of_the_process()
+    all_are_there = threading.Barrier(4)
+
+    def run(number: int) -> list[bytes]:
+        all_are_there.wait()
+        return asyncio.run(results(tmp_path / str(number), number))
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(run, range(4)))
+    doubles = [b"%d" % (2 * data) for data in range(100)]
+    assert [one[0::2] for one in made] == [3 * doubles] * 4
+    assert [set(one[1::2]) for one in made] == [{b"%d" % (3 * number)} for number in range(4)]
+    assert state_of_the_process() == before
 
 
 async def test_one_that_is_left_goes_on_where_it_was_when_it_is_entered_again(tmp_path: Path) -> None:
