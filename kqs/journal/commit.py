@@ -111,7 +111,8 @@ class GroupCommit:
         their disk.
         """
         self._loop = asyncio.get_running_loop()
-        self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._owed, now)
         self._flusher = flusher
         self.acceptance.take(Event.STARTED)
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
@@ -369,7 +370,7 @@ class GroupCommit:
 
     def _measured(self, free: Free) -> None:
         """Refuse, or accept again, by the space that is left."""
-        self.acceptance.measure(free, self._kept.backlog_bytes, self._owed())
+        self.acceptance.measure(free, self._kept.backlog_bytes, self._disk.owed_bytes)
         if self.acceptance.condition is Condition.NO_SPACE:
             self._ask_for_space()
         if (reserve := self._disk.reserve(free)) is not None:

@@ -31,9 +31,16 @@ class Disk:
     LOOK_S = 1.0
 
     def __init__(
-        self, settings: JournalSettings, files: Files, kept: KeptSegments, writer: Writer, lock: JournalLock, now: float
+        self,
+        settings: JournalSettings,
+        files: Files,
+        kept: KeptSegments,
+        writer: Writer,
+        lock: JournalLock,
+        owed: Callable[[], int],
+        now: float,
     ) -> None:
-        """Args: writer: with an open segment, in the folder of `lock`. now: monotonic, in s."""
+        """Args: writer: with an open segment, in the folder of `lock`. owed: see Journal. now: monotonic, in s."""
         self._files = files
         self._directory = Path(settings.dir)
         self._kept = kept
@@ -41,6 +48,9 @@ class Disk:
         self._lock = lock
         self._looked_at = now
         self._unmeasured_bytes = 0
+        self._owed = owed
+        #: as it was at the last measurement
+        self.owed_bytes = owed()
         self._reserve_bytes = min(RESERVE_BYTES, 4 * settings.segment_bytes)
         self._has_reserve = False
         self._is_alone = True
@@ -83,8 +93,9 @@ class Disk:
             raise
 
     def measure(self) -> Free:
-        """Return how much is free."""
+        """Return how much is free, and note how much of that is owed."""
         self._unmeasured_bytes = 0
+        self.owed_bytes = self._owed()
         return measured(self._files, self._directory)
 
     def roll(self) -> Segment:

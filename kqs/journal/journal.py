@@ -61,8 +61,9 @@ def _log_fault(error: BaseException) -> None:
 class Journal:
     """See the module docstring. on_low: called each second while the disk is too full, for whoever can give something back.
 
-    owed: asked how many bytes of the disk must be left for what was accepted and fed. on_fault: called with any error of the
-    listener, or of the journal's own that nothing foresees: the node must stop, and the next start replays what was missed.
+    owed: asked, in any thread, how many bytes of the disk must be left for what was accepted and fed. on_fault: called with any
+    error of the listener, or of the journal's own that nothing foresees: the node must stop, and the next start replays what
+    was missed.
     is_passing: nothing in the folder need last; it is in memory, and all is done on the loop.
     """
 
@@ -167,11 +168,7 @@ class Journal:
         """
         if self._lock is None:
             raise JournalClosedError("the journal is closed")
-        try:
-            self._lock.check()
-        except OSError as error:
-            raise JournalError(f"the journal in {self._directory} cannot be looked at: {reason_with_file(error)}") from error
-        await self._kept.checkpoint(self._identity.journal_id, fed_seq)
+        await self._kept.checkpoint(self._identity.journal_id, fed_seq, self._lock.check)
 
     @property
     def checkpoint_seq(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -93,14 +93,16 @@ class KeptSegments:
             except OSError as error:
                 raise JournalError(f"{path} cannot be read: {reason_of(error)}") from error
 
-    async def checkpoint(self, journal_id: bytes, fed_seq: int) -> None:
+    async def checkpoint(self, journal_id: bytes, fed_seq: int, check: Callable[[], None]) -> None:
         """Make durable that every record below `fed_seq` is in the store, then unlink the segments wholly below it.
 
+        Args: check: raises what is wrong with the folder, of which nothing is touched then; it asks the disk.
         Raises: JournalError: the checkpoint may or may not have moved, and segments may be left for the next one.
         """
         assert fed_seq <= self.durable_seq, f"checkpoint {fed_seq} is beyond the durable end {self.durable_seq}"
         async with self._changing:
             try:
+                await self._offload(check)
                 if fed_seq > self.checkpoint_seq:
                     await self._offload(write_checkpoint, self._files, self._directory, journal_id, fed_seq)
                     self.checkpoint_seq = fed_seq

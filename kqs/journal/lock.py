@@ -19,7 +19,7 @@ _PID_BYTES = 64
 
 
 class JournalLock:
-    """Taken when it is made. Any one thread at a time."""
+    """Taken when it is made. Any one thread at a time, but for `check`: at worst it fails while the file is taken again."""
 
     def __init__(self, files: Files, directory: Path) -> None:
         """Raises: JournalLockedError: another process has it. OSError."""

@@ -430,7 +430,10 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         ...
 
     def owed_bytes(self) -> int:
-        """Return how much more of the disk it may need until all that it holds has ended; cheap, and 0 if it is on none."""
+        """Return how much more of the disk it may need until all that it holds has ended; 0 if it is on none.
+
+        Call from any thread: the disk is asked, and may take its time.
+        """
         ...
 
     def give_back(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,8 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Acceptance, "REOPEN_LAST_S", 0.002)
 
 
-async def a_started(files: Files, segment_bytes: int = 4096) -> Journal:
-    journal = Journal(Settings(DIR, segment_bytes), SystemClock(), files)
+async def a_started(files: Files, segment_bytes: int = 4096, owed: Callable[[], int] = lambda: 0) -> Journal:
+    journal = Journal(Settings(DIR, segment_bytes), SystemClock(), files, owed=owed)
     await journal.start()
     return journal
 
@@ -227,11 +228,35 @@ async def test_a_segment_of_its_own_that_did_not_get_through_is_in_nobodys_way()
     await journal.stop()
 
 
+async def test_a_quiet_journal_asks_the_disk_nothing_on_the_loop() -> None:
+    asked: list[str] = []
+    has_looked = threading.Event()
+
+    def note(name: str) -> None:
+        if asyncio._get_running_loop() is not None:
+            asked.append(name)
+
+    def owed() -> int:
+        note("owed")
+        has_looked.set()
+        return 0
+
+    files = FaultyFiles(MemoryFiles())
+    journal = await a_started(files, owed=owed)
+    asked.clear()
+    has_looked.clear()
+    files.plan = lambda _index, name: note(name)
+    await asyncio.to_thread(has_looked.wait)
+    await journal.checkpoint(0)
+    assert asked == []
+    await journal.stop()
+
+
 async def test_a_checkpoint_that_cannot_look_at_its_folder_fails() -> None:
     files = FaultyFiles(MemoryFiles())
     journal = await a_started(files)
     files.plan = lambda _index, name: OSError(errno.EIO, "gone") if name == "identity_of" else None
-    with pytest.raises(JournalError, match=r"cannot be looked at: .*gone"):
+    with pytest.raises(JournalError, match=r"checkpoint in .* failed: .*gone"):
         await journal.checkpoint(0)
     await journal.stop()
 
