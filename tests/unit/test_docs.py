@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kqs
+from kqs.cli import COMMANDS
 from kqs.config import Config, load_config
 from kqs.states import STATES_BY_WORD
 
@@ -67,10 +68,25 @@ def test_the_table_of_states_has_each() -> None:
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(STATES_BY_WORD)
 
 
-def test_every_module_of_the_queue_stands_in_the_page_of_the_architecture() -> None:
-    section = (ROOT / "docs" / "architecture.md").read_text().partition("**`queue/`:")[2].partition("\n**`")[0]
-    modules = {path.name for path in (ROOT / "kqs" / "queue").glob("[!_]*.py")}
-    assert modules - set(re.findall(r"`([\w]+\.py)`", section)) == set()
+def modules_by_folder() -> dict[str, set[str]]:
+    """Return the names of the modules in each folder of the package; of commands those that the table of commands lacks."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "kqs").rglob("[!_]*.py"):
+        found.setdefault(path.parent.relative_to(ROOT / "kqs").as_posix(), set()).add(path.name)
+    found["cli"] -= {f"{module}.py" for module in COMMANDS.values()}
+    return found
+
+
+@pytest.mark.parametrize("folder", sorted(modules_by_folder()))
+def test_every_module_stands_in_the_page_of_the_architecture_where_its_folder_does(folder: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Where a change goes")[2]
+    named = set(re.findall(r"`(?:kqs/)?([\w/]+\.py)`", page))
+    here = {name.removeprefix(f"{folder}/") for name in named if "/" in name} if folder != "." else named
+    for section in re.split(r"^(?=\*\*`)", page, flags=re.MULTILINE):
+        head = section.partition(":")[0]
+        if f"`{folder}/`" in head or (folder == "store/mongo" and "`store/sqlite/`" in head):
+            here.update(re.findall(r"`(?:\w+/)?(\w+\.py)`", section))
+    assert modules_by_folder()[folder] - here == set()
 
 
 def test_the_floors_are_drawn_as_they_are_checked() -> None:
