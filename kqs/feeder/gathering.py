@@ -123,16 +123,17 @@ class Gathering:
                 if self._held.is_all_claimed or not self._is_claimed_or_served():
                     return self._wanted_jobs(age_s, came_jobs)
                 self._is_wanted = False
-            if is_holding := self._is_holding(age_s, came_jobs):
-                wait_s = self._until_due_s
-            else:
-                wait_s, rest_s = rest_s, 0.0
             self._stirred.clear()
-            is_due = wait_s <= 0 or (not await wait(self._stirred, wait_s) and is_holding)
-            if is_due and not is_holding:
+            if self._is_holding(age_s, came_jobs):
+                due_in_s = self._until_due_s
+                is_due = due_in_s <= 0 or not await wait(self._stirred, due_in_s)
+                if is_due and self._held.claimed_first:
+                    return self._held.claimed_first
+            elif rest_s > 0:
+                await wait(self._stirred, rest_s)
+                rest_s = 0.0  # a stir has ended it, too
+            else:
                 return pace.BATCH_JOBS
-            if is_due and self._held.claimed_first:
-                return self._held.claimed_first
             came_jobs, since_s = self._look()
             self._speeds = self._speeds.after_rest(came_jobs, since_s)
             age_s = self.waiting.age_s(fed_seq, durable_seq(), self._looked_at)
