@@ -25,18 +25,16 @@ from kqs.clock import Clock
 from kqs.errors import JournalError, JournalFailedError
 from kqs.journal.condition import Acceptance, Condition, Event, Free
 from kqs.journal.disk import Disk
-from kqs.journal.files import Files
 from kqs.journal.flusher import Flusher
 from kqs.journal.format import FRAME_BYTES, Record
 from kqs.journal.inline import Inline
 from kqs.journal.kept import KeptSegments
 from kqs.journal.listener import Hearing, Listener
-from kqs.journal.lock import JournalLock
 from kqs.journal.open_batch import OpenBatch
 from kqs.journal.segment import Segment
 from kqs.journal.settings import JournalSettings
 from kqs.journal.tally import Tally
-from kqs.journal.writer import Flushed, Writer
+from kqs.journal.writer import Flushed
 from kqs.log import get_logger
 from kqs.process.threads import Offload
 
@@ -75,19 +73,14 @@ class GroupCommit:
         self,
         settings: JournalSettings,
         clock: Clock,
-        files: Files,
         kept: KeptSegments,
         on_low: Callable[[], None],
-        owed: Callable[[], int],
         on_fault: Callable[[BaseException], None],
         offload: Offload,
     ) -> None:
-        self._settings = settings
         self._clock = clock
-        self._files = files
         self._kept = kept
         self._on_low = on_low
-        self._owed = owed
         self._on_fault = on_fault
         self._offload = offload
         self._hearing = Hearing(on_fault)
@@ -106,13 +99,10 @@ class GroupCommit:
         self.records = 0
         self.bytes = 0
 
-    def start(self, flusher: Flusher, writer: Writer, lock: JournalLock, free: Free) -> None:
-        """Begin to accept. Args: flusher: stopped with this. writer: with an open segment, in the folder of `lock`. free: on
-        their disk.
-        """
+    def start(self, flusher: Flusher, disk: Disk, free: Free) -> None:
+        """Begin to accept. Args: flusher, disk: stopped with this. free: on that disk."""
         self._loop = asyncio.get_running_loop()
-        now = self._clock.monotonic()
-        self._disk = Disk(self._settings, self._files, self._kept, writer, lock, self._owed, now)
+        self._disk = disk
         self._flusher = flusher
         self.acceptance.take(Event.STARTED)
         self._watch = self._loop.call_later(self._disk.LOOK_S, self._guard, self._look_in_quiet)
@@ -318,15 +308,15 @@ class GroupCommit:
             batch, self._untold = self._untold, []
             self._tell(batch)
 
-    def _tell(self, batch: list[Record]) -> None:
-        """Tell of a durable batch those who wait for its records."""
-        for record in batch:
+    def _tell(self, records: list[Record], error: JournalFailedError | None = None) -> None:
+        """Tell those who wait for records that they are durable, or not kept."""
+        for record in records:
             if (done := record.done) is not None:
                 try:
-                    done(None)
+                    done(error)
                 except Exception:
                     _log.exception("a journal callback failed")
-        self._tally.settle(len(batch))
+        self._tally.settle(len(records))
 
     def _fail(self, error: BaseException | None) -> JournalFailedError:
         """Fail every record that is not settled, and begin to try new segments."""
@@ -337,17 +327,8 @@ class GroupCommit:
         if self.acceptance.condition is Condition.FAILED:
             self._try_to_reopen()
         self._hearing.failed()
-        self._settle_failed(records, told)
+        self._tell(records, told)
         return told
-
-    def _settle_failed(self, records: list[Record], told: JournalFailedError) -> None:
-        for record in records:
-            if record.done is not None:
-                try:
-                    record.done(told)
-                except Exception:
-                    _log.exception("a journal callback failed")
-        self._tally.settle(len(records))
 
     def _try_to_reopen(self) -> None:
         """Try a new segment after the back-off, which only a flush that succeeds ends."""
@@ -407,6 +388,6 @@ class GroupCommit:
             records = [*(record for record in batch if record.seq < 0), *records]
             self._hearing.failed()
             self._phase = _IDLE
-        self._settle_failed(records, told)
+        self._tell(records, told)
         self._tally.settle(self._tally.unsettled - len(self._under_way))
         self._on_fault(error)

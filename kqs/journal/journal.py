@@ -14,7 +14,7 @@ from kqs.clock import Clock
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import GroupCommit
 from kqs.journal.condition import Condition, Free
-from kqs.journal.disk import measured
+from kqs.journal.disk import Disk, measured
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.flusher import IN_THREADS, ON_LOOP
 from kqs.journal.format import Record, SegmentHeader
@@ -79,12 +79,14 @@ class Journal:
         is_passing: bool = False,
     ) -> None:
         self._settings = settings
+        self._clock = clock
+        self._owed = owed
         self._directory = Path(settings.dir)
         self._files: Files = files or (PassingFiles() if is_passing else OsFiles())
         work = ON_LOOP if is_passing else IN_THREADS
         self._make_flusher, self._offload = work
         self._kept = KeptSegments(self._files, self._directory, self._offload)
-        self._commit = GroupCommit(settings, clock, self._files, self._kept, on_low, owed, on_fault, self._offload)
+        self._commit = GroupCommit(settings, clock, self._kept, on_low, on_fault, self._offload)
         #: let a record join the open batch, and flush it now if it is alone there: see GroupCommit
         self.append, self.flush_if_alone = self._commit.append, self._commit.flush_if_alone
         self._lock: JournalLock | None = None
@@ -116,7 +118,9 @@ class Journal:
         assert self._writer is not None
         self._header = segment.header
         self._kept.load([*found.segments, segment], found.checkpoint_seq)
-        self._commit.start(flusher, self._writer, self._lock, free)
+        now = self._clock.monotonic()
+        disk = Disk(self._settings, self._files, self._kept, self._writer, self._lock, self._owed, now)
+        self._commit.start(flusher, disk, free)
         if found.torn is not None:
             self._torn = (found.torn.name, found.torn.end - found.torn.start)
             _log.warning("journal had a torn tail, which was set aside", file=self._torn[0], bytes=self._torn[1])

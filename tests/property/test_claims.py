@@ -69,7 +69,7 @@ class ClaimsMachine(LifeMachine):
         """The flush fails: nothing of it begins, and whatever was claimed is taken back."""
 
         async def steps() -> None:
-            files = self.life.feeding.journal._commit._files
+            files = self.life.feeding.journal._files
             begun = self.life.account.runs.copy()
             last = self.life.feeding.ids.last_order
 

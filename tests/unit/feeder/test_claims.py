@@ -360,7 +360,7 @@ async def test_no_held_job_begins_by_a_claim_that_could_not_be_flushed(
 
     def refuse_the_next(batch: list[Record]) -> None:
         flushed(batch)
-        monkeypatch.setattr(feeding.journal._commit._files, "flush", refuse)
+        monkeypatch.setattr(feeding.journal._files, "flush", refuse)
 
     def tell() -> None:
         take_back()
@@ -404,7 +404,7 @@ async def test_a_batch_that_cannot_be_flushed_leaves_the_lanes_to_others(
     hand = feeding.rig.hand(1)
     await feeding.start()
     with monkeypatch.context() as patches:
-        patches.setattr(feeding.journal._commit._files, "flush", refuse)
+        patches.setattr(feeding.journal._files, "flush", refuse)
         await feeding.insert(JOB)
     assert (hand.runs.empty(), hand.consumer.room) == (True, 1)
 
