@@ -355,7 +355,11 @@ class GroupCommit:
         if self.acceptance.condition is Condition.NO_SPACE:
             self._ask_for_space()
         if (reserve := self._disk.reserve(free)) is not None:
-            self._flusher.submit(reserve, lambda _result, _error: None)
+            self._flusher.submit(reserve, self._reserved)
+
+    def _reserved(self, _result: None, error: BaseException | None) -> None:
+        if error is not None:
+            self._on_fault(error)  # whatever a disk may refuse is none
 
     def _ask_for_space(self) -> None:
         try:

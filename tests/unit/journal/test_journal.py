@@ -275,6 +275,16 @@ async def test_a_callback_that_raises_stops_no_other() -> None:
     await journal.stop()
 
 
+async def test_a_bug_in_what_is_done_for_the_next_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: asyncio.Queue[BaseException] = asyncio.Queue()
+    monkeypatch.setattr("kqs.journal.disk.keep_reserve", lambda *_: 1 / 0)
+    journal = a_journal(MemoryFiles(), on_fault=faults.put_nowait)
+    await journal.start()
+    async with asyncio.timeout(10):
+        assert isinstance(await faults.get(), ZeroDivisionError)
+    await journal.stop()
+
+
 async def test_slow_flushes_leave_the_loop() -> None:
     clock = FakeClock()
     files = FaultyFiles(MemoryFiles())
