@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import random
 
+#: between two tries of a store that refuses, or of a journal's disk, in s: the first wait, which doubles, and the longest, by
+#: which it is noticed late at most that it is back
+STORE_FIRST_S = 0.05
+STORE_LONGEST_S = 5.0
+
 
 class Pauses:
     """The pauses of one who tries until it works. Times in s."""

@@ -19,17 +19,13 @@ from kqs.errors import (
 from kqs.journal import Recovery
 from kqs.log import get_logger
 from kqs.parts import Parts
-from kqs.pauses import Pauses
+from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
 from kqs.service import Service
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
 log = get_logger("kqs")
-
-#: between two tries of a store that is away, in s: the first wait, which doubles, and the longest
-FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 5.0
 
 
 class Startup(Service):
@@ -66,7 +62,7 @@ class Startup(Service):
         await self._supervisor.end(task)
 
     async def _wait(self, error: StoreUnavailableError) -> None:
-        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         trouble = Trouble(log, "the store is not there yet, new jobs wait in the journal; trying again", "the store is there")
         while True:
             self._parts.feeder.trouble = f"the store is not there yet, new jobs wait in the journal: {error}"

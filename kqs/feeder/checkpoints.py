@@ -20,8 +20,9 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
 
-#: unfed or uncheckpointed bytes that a restart may have to read again
+#: so many bytes of records may be fed before it moves amid work: a restart reads them again
 AFTER_BYTES = 64 * 1024 * 1024
+#: how long nothing was fed before it moves, in s: it costs some flushes, which no pause between two bursts is worth
 AFTER_S = 2.0
 
 

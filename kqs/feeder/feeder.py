@@ -29,7 +29,7 @@ from kqs.job import Accepted
 from kqs.journal import Journal, Kind, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
-from kqs.pauses import Pauses
+from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor
@@ -37,9 +37,6 @@ from kqs.trouble import Trouble
 
 log = get_logger("kqs.feeder")
 
-#: between two tries of a store that refuses, or of a disk, in s: the first wait, which doubles, and the longest
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 5.0
 #: who asks for a job does not wait longer for a store that is behind; shorter than a server's stop
 CATCH_UP_S = 5.0
 #: how long a stop waits for the batch that the store has in hand
@@ -289,7 +286,7 @@ class Feeder:
 
     async def _from_disk(self, read: Callable[[], Awaitable[None]]) -> None:
         """Do `read`; a disk that cannot be read now (no free file descriptor, EIO) is read again until a stop."""
-        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         while not self._stopping.is_set():
             try:
                 await read()
@@ -312,7 +309,7 @@ class Feeder:
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
-        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         while not self._may_end:
             try:
                 await self._queue.accept(

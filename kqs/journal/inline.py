@@ -10,6 +10,8 @@ from __future__ import annotations
 FLUSH_S = 0.001
 #: a flush of more bytes says nothing about the flush of a lone job, and none so long is made on the loop
 SMALL_BYTES = 16384
+#: the weight of each flush in their mean: one that was held up is forgotten by a dozen others
+FLUSH_WEIGHT = 0.2
 #: so many ticks in a row with one record make the next lone ones go without waiting for their tick's end, all but each
 #: `PROBE_EVERY`th: a second client must be noticed, or every insert of many would have a flush of its own. It takes 10 ms
 LONE_TICKS = 16
@@ -26,7 +28,7 @@ class Inline:
     def observe(self, size: int, took_s: float) -> None:
         """Take in how long a flush of `size` bytes took."""
         if size < SMALL_BYTES:
-            self._flush_s += 0.2 * (took_s - self._flush_s)
+            self._flush_s += FLUSH_WEIGHT * (took_s - self._flush_s)
 
     def end_tick(self, *, is_lone: bool) -> None:
         """Take in what a tick has brought, if anything: one record, or more."""

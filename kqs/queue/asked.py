@@ -16,7 +16,7 @@ from kqs.clock import Clock
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.inserter import Found, Question
 from kqs.job import Accepted
-from kqs.pauses import Pauses
+from kqs.pauses import STORE_FIRST_S, Pauses
 from kqs.store.base import Known, Store
 from kqs.supervisor import Supervisor
 
@@ -24,8 +24,7 @@ from kqs.supervisor import Supervisor
 WITHIN_S = 5.0
 #: jobs that are asked about at a time; one array may be all of them
 MOST_JOBS = 100_000
-#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
-FIRST_WAIT_S = 0.05
+#: the longest wait between two tries of a store that refuses, in s: an insert would not wait for another as long as elsewhere
 LONGEST_WAIT_S = 1.0
 
 _LATE = "the job is kept, but the store is behind: insert it again to hear what became of it"
@@ -97,7 +96,7 @@ class Asked:
 
     async def _sync(self, questions: Sequence[Question]) -> None:
         """Return when the store has durably decided, or nobody waits for that any more."""
-        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        pauses = Pauses(STORE_FIRST_S, LONGEST_WAIT_S)
         while not all(question.is_over for question in questions):
             with suppress(StoreUnavailableError):
                 await self._store.sync()

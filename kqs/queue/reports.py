@@ -14,7 +14,7 @@ from typing import cast
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted, Claim, Report, Run
 from kqs.log import get_logger
-from kqs.pauses import Pauses
+from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
 from kqs.queue.wishes import Wishes
 from kqs.states import ENDED
 from kqs.store import base
@@ -30,9 +30,6 @@ Commit = Callable[[list[Report]], Awaitable[Sequence[bool | None]]]
 #: is entered as long as reports are brought into the store and `Applied` is told
 Reporting = Callable[[Sequence[tuple[Run, Report]]], AbstractContextManager[None]]
 
-#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 5.0
 #: so many bytes of results do not wait any longer for their jobs to be stored
 EARLY_BYTES = 16 * 1024 * 1024
 #: ends that may wait for others do so until the last commit began so long ago, in s, or until there are so many of them
@@ -324,7 +321,7 @@ class Reporter:
         return batch
 
     async def _commit(self, reports: list[Report]) -> Sequence[bool | None]:
-        pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         while True:
             try:
                 accepted = await self._store.report(reports)

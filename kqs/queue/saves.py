@@ -21,7 +21,7 @@ from kqs.errors import StoreUnavailableError
 from kqs.handlers import JobContext
 from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run
 from kqs.log import get_logger
-from kqs.pauses import Pauses
+from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
 from kqs.queue.noted import Noted, saved_by
 from kqs.queue.wishes import Wishes
 from kqs.states import State
@@ -41,9 +41,6 @@ SAVE_RUNS = 1000
 SAVE_BYTES = 1024 * 1024
 #: no more is taken from remote workers while so much waits for the store
 MOST_BYTES = 64 * 1024 * 1024
-#: between two tries of a store that refuses, in s: the first wait, which doubles, and the longest
-FIRST_WAIT_S = 0.05
-LONGEST_WAIT_S = 5.0
 
 #: told whether what was said is kept; False: the run was over
 Told = Callable[[bool], None]
@@ -91,7 +88,7 @@ class Saves:
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self._task: asyncio.Task[None] | None = None
-        self._pauses = Pauses(FIRST_WAIT_S, LONGEST_WAIT_S)
+        self._pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         self._is_stopped = False
         self._lasting = Trouble(log, "the store refuses progress, trying again", "the store takes progress again")
         self.trouble: str | None = None

@@ -33,12 +33,9 @@ TIMES = 20
 WAITS = [
     (kqs.queue.dispatch, "RETRY_WAIT_S"),
     (kqs.queue.housekeeping, "HOUSEKEEPING_S"),
-    (kqs.queue.reports, "FIRST_WAIT_S"),
-    (kqs.queue.reports, "LONGEST_WAIT_S"),
     (kqs.broker.memory, "BACKOFF_FIRST_S"),
     (kqs.broker.memory, "BACKOFF_LAST_S"),
-    (kqs.feeder.feeder, "FIRST_WAIT_S"),
-    (kqs.feeder.feeder, "LONGEST_WAIT_S"),
+    *((module, f"STORE_{name}_S") for module in (kqs.queue.reports, kqs.feeder.feeder) for name in ("FIRST", "LONGEST")),
     (kqs.feeder.checkpoints, "AFTER_S"),
 ]
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import kqs.startup
 from kqs.errors import (
     ExitCode,
     JournalError,
@@ -104,7 +103,7 @@ class Start:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kqs.startup, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("kqs.startup.STORE_FIRST_S", 0.001)
 
 
 async def test_a_store_that_is_there_starts_all_in_order() -> None:

@@ -106,7 +106,7 @@ async def test_a_store_that_refuses_more_lets_the_journal_forget_what_it_has(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kqs.feeder.checkpoints, "AFTER_S", 0.001)
-    monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.feeder, "STORE_FIRST_S", 0.001)
     insert = feeding.rig.store.insert
 
     async def refuse_the_second(*args: Any) -> object:

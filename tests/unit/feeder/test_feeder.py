@@ -170,7 +170,7 @@ async def test_a_store_that_refuses_is_asked_until_it_takes_the_batch(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     insert, refused = feeding.rig.store.insert, asyncio.Event()
-    monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.feeder, "STORE_FIRST_S", 0.001)
 
     async def refuse_once(*args: Any) -> object:
         if not refused.is_set():
@@ -274,7 +274,7 @@ async def fed_from_a_disk_that_fails_once(
     feeding: Feeding, monkeypatch: pytest.MonkeyPatch, failure: JournalError
 ) -> tuple[Feeder, int]:
     """Start a feeder that finds a job in the journal; its first read fails."""
-    monkeypatch.setattr(kqs.feeder.feeder, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(kqs.feeder.feeder, "STORE_FIRST_S", 0.001)
     await (await feeding.start()).stop()
     order = await feeding.insert(b'{"type":"mail"}')
     read, failures = Journal.read, [failure]

@@ -120,6 +120,19 @@ def test_a_flood_without_end_does_not_wait_without_end(slowed_rate: float, slowe
     assert load.age_s < 2 * FLOOD_S
 
 
+def test_a_commit_that_the_disk_held_up_is_no_flood() -> None:
+    speeds = Speeds()
+    for _ in range(20):
+        speeds = speeds.after_rest(1000, 0.01).after_batch(1000, 0.01, 1000)
+    assert not speeds.after_batch(1000, 0.018, 1000).is_flood
+
+
+def test_a_batch_that_the_store_refused_for_long_is_followed_by_no_long_rest() -> None:
+    speeds = Speeds().after_rest(100_000, 1.0).after_batch(4000, 60.0, 4000)
+    assert speeds.is_flood
+    assert pace.rest_s(0.0, speeds, was_full=True) == pace.MOST_REST_S
+
+
 @pytest.mark.parametrize(
     ("claims", "waiting_jobs", "is_soon"),
     [

@@ -107,7 +107,7 @@ async def test_an_id_needs_no_sync_since_a_replay_finds_it_again(bench: Bench) -
 
 
 async def test_a_store_that_cannot_be_made_durable_is_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(module, "STORE_FIRST_S", 0.0)
     monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.0)
     bench.store.refusals = 3
     bench.ask("lasting", 0)

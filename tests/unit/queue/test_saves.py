@@ -83,7 +83,7 @@ OLD, NEW = a_run(1), replace(a_run(2), claim=replace(a_run(2).claim, id=a_run(1)
 
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(module, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(module, "STORE_FIRST_S", 0.001)
     bench = Bench()
     yield bench
     bench.store.free.set()
