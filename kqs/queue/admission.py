@@ -340,7 +340,7 @@ def _first(
     """
     first: list[Accepted] = []
     for job in _by_rank(jobs):
-        is_free = job.type in types and not job.due_at
+        is_free = job.type in types and not (job.due_at or job.claimed_at)  # claimed: for one before
         if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
             if takes is not None and not takes(job.type, job.order, FIRST_ATTEMPT):
                 continue

@@ -1,4 +1,4 @@
-"""Who takes a batch as a whole is told before its jobs are made; what `admit` would make of them is then the same."""
+"""Who is given which new jobs; who takes a batch as a whole is told before they are made, as `admit` would say then."""
 
 from __future__ import annotations
 
@@ -64,3 +64,47 @@ def test_who_is_the_taker_of_all_is_given_each_of_them_by_admit(
         assert sorted(claimed.orders) == sorted(reservation.orders)
         claimed.undo()
         assert [consumer.room for consumer in consumers] == rooms
+
+
+def test_of_two_who_take_a_type_each_job_has_one() -> None:
+    delivered: dict[str, list[int]] = {"one": [], "two": []}
+
+    def takes(name: str, types: set[str], room: int) -> Consumer:
+        return Consumer(name, types, room, lambda runs: delivered[name].extend(run.claim.order for run in runs))
+
+    admission = Admission(set[str]().__contains__, {}, lambda: 0.0)
+    admission.enter(takes("one", {"mail"}, 2))
+    admission.enter(takes("two", {"mail", "resize"}, 100))
+    jobs = [a_job(order, "resize" if order < 7 else "mail", 0) for order in range(1, 11)]
+    admission.admit(jobs, 5.0).deliver(1)
+    assert delivered == {"one": [7, 8], "two": [1, 2, 3, 4, 5, 6, 9, 10]}
+
+
+@given(
+    consumers=st.lists(CONSUMERS, max_size=3),
+    types=st.lists(st.sampled_from(TYPES), max_size=7),
+    prios=st.lists(st.integers(0, 2), min_size=7, max_size=7),
+    claimed=st.sets(st.integers(1, 7)),
+    limited=st.sets(st.sampled_from(TYPES), max_size=1),
+    in_journal=st.booleans(),
+)
+def test_no_job_is_claimed_twice_and_no_more_than_there_is_room(
+    consumers: Sequence[Consumer],
+    types: Sequence[str],
+    prios: Sequence[int],
+    claimed: set[int],
+    limited: set[str],
+    in_journal: bool,
+) -> None:
+    admission = Admission(set[str]().__contains__, {}, lambda: 0.0)
+    for consumer in consumers:
+        admission.enter(consumer)
+    admission.limit({type_: Limit(2) for type_ in limited}, lambda _type: ())
+    jobs = [a_job(order, type_, prio) for order, (type_, prio) in enumerate(zip(types, prios, strict=False), 1)]
+    for job in jobs:
+        job.claimed_at = 1.0 if job.order in claimed else 0.0
+    rooms = sum(consumer.room for consumer in consumers)
+    orders = admission.admit(jobs, 5.0, in_journal=in_journal).orders
+    assert len(orders) == len(set(orders) - claimed)
+    assert all(consumer.room >= 0 for consumer in consumers)
+    assert rooms - sum(consumer.room for consumer in consumers) == len(orders)
