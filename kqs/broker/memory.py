@@ -135,10 +135,7 @@ class MemoryBroker:
 
     def wake(self, types: Collection[str] | None = None) -> None:
         """Have everybody return who is in `wait_ready`, for one of these types if some are named."""
-        if types is None:
-            self._waiters.wake_all()
-        else:
-            self._waiters.open(types)
+        self._waiters.open(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries: nothing to do, since taking one forgot it."""

@@ -49,8 +49,11 @@ class Waiters:
             if not waiter.done() and is_due(types):
                 waiter.set_result(None)
 
-    def open(self, types: Collection[str]) -> None:
-        """Wake those who wait for one of these types, or that it opens."""
+    def open(self, types: Collection[str] | None) -> None:
+        """Wake those who wait for one of these types, or that it opens; None: everybody."""
+        if types is None:
+            self.wake_all()
+            return
         self.wake(types)
         for waiter, closed in self._closed.items():
             if not waiter.done() and not closed.isdisjoint(types):

@@ -185,10 +185,7 @@ class BeanstalkdBroker:
 
     def wake(self, types: Collection[str] | None = None) -> None:
         """Have everybody return who is in `wait_ready`, for one of these types if some are named."""
-        if types is None:
-            self._waiters.wake_all()
-        else:
-            self._waiters.open(types)
+        self._waiters.open(types)
 
     async def delete(self, entries: Sequence[Entry]) -> None:
         """Forget reserved entries, without waiting for the servers."""

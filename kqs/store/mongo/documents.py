@@ -178,6 +178,15 @@ def pushed(item: Document) -> Document:
     return {"$each": [item], "$slice": -MAX_RUNS}
 
 
+def unbegun(attempt: int, returned: int) -> Document:
+    """Return the parts of an update after which an attempt is as if it had never begun, nor been claimed.
+
+    returned: how many before it were so, too.
+    """
+    earlier = min(attempt - returned, MAX_RUNS) - 1
+    return {"$inc": {"returned": 1}, "$push": {"begun": {"$each": [], "$slice": earlier}}}
+
+
 def state_of(document: Mapping[str, Any]) -> State:
     """Return the state that the port knows."""
     return State.PROCESSING if document["place"] == Place.RUNNING else State(document["state"])

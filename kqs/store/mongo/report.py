@@ -10,9 +10,8 @@ from pymongo import UpdateMany
 
 from kqs.job import Claim, Report
 from kqs.states import ENDED, State
-from kqs.store.base import MAX_RUNS
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushed, with_prio
+from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushed, unbegun, with_prio
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
@@ -240,13 +239,7 @@ def _change_unbegun(one: Report, mark: int) -> Document:
         fields["progress"] = one.progress
     elif one.progress is not None:
         unset.append("progress")
-    earlier = min(one.claim.attempt - one.returned, MAX_RUNS) - 1
-    return {
-        "$set": fields,
-        "$unset": dict.fromkeys(unset, ""),
-        "$inc": {"returned": 1},
-        "$push": {"begun": {"$each": [], "$slice": earlier}},
-    }
+    return {"$set": fields, "$unset": dict.fromkeys(unset, ""), **unbegun(one.claim.attempt, one.returned)}
 
 
 def _ended(one: Report, bulk_result: Document | None) -> dict[str, Any]:

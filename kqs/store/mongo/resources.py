@@ -28,9 +28,9 @@ from pymongo import UpdateOne
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Report
 from kqs.states import WAITING
-from kqs.store.base import CALL_S, MAX_RUNS, Holder
+from kqs.store.base import CALL_S, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
-from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name
+from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name, unbegun
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
@@ -428,7 +428,6 @@ def _taking(held: _Held) -> Document:
 
 def _parking(document: Mapping[str, Any]) -> UpdateOne:
     """Return the update that parks a job which we have claimed; the claim is as if it had not been."""
-    earlier = min(document["attempt"] - document.get("returned", 0), MAX_RUNS) - 1
     return UpdateOne(
         {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)},
         {
@@ -437,7 +436,6 @@ def _parking(document: Mapping[str, Any]) -> UpdateOne:
                 "parked": parked_key(document["resource"], document["prio"], document["order"]),
             },
             "$unset": {"owner": "", "held": "", "called": "", "due_at": ""},
-            "$inc": {"returned": 1},
-            "$push": {"begun": {"$each": [], "$slice": earlier}},
+            **unbegun(document["attempt"], document.get("returned", 0)),
         },
     )
