@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -36,7 +38,7 @@ class Flusher(Protocol):
 class HereFlusher:
     """See Flusher. On the loop, where the files are in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, _on_death: Callable[[BaseException], None]) -> None:
         self._loop = asyncio.get_running_loop()
 
     def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
@@ -53,19 +55,32 @@ class HereFlusher:
 
 
 class ThreadFlusher:
-    """See Flusher. A dedicated thread: one hop there and one back cost a third of `run_in_executor`."""
+    """See Flusher. A dedicated thread: one hop there and one back cost a third of `run_in_executor`.
 
-    def __init__(self) -> None:
+    Users' code may end any thread of the process, by an exception that it raises there. All that was submitted fails then.
+    """
+
+    def __init__(self, on_death: Callable[[BaseException], None]) -> None:
+        """Args: on_death: told on the loop why the thread has ended, if nobody has asked for that."""
         self._loop = asyncio.get_running_loop()
-        self._work: SimpleQueue[tuple[Callable[[], Any], Outcome] | None] = SimpleQueue()
+        self._on_death = on_death
+        self._death: BaseException | None = None
+        self._untold: deque[Outcome] = deque()  # of what the thread has in hand, and of what waits for it
+        self._work: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._thread = new_thread(self._run, "kqs-journal")
 
     def submit(self, operation: Callable[[], Any], outcome: Outcome) -> None:
         """See Flusher.submit."""
-        self._work.put((operation, outcome))
+        if self._death is not None:
+            self._loop.call_soon(outcome, None, self._death)
+            return
+        self._untold.append(outcome)
+        self._work.put(operation)
 
     def wait_for(self, operation: Callable[[], _Result]) -> _Result:
         """See Flusher.wait_for."""
+        if self._death is not None:
+            raise self._death
         done: Future[_Result] = Future()
 
         def run() -> None:
@@ -86,9 +101,22 @@ class ThreadFlusher:
         self._thread.join()
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            operation, outcome = work
-            self._loop.call_soon_threadsafe(outcome, *_attempt(operation))
+        try:
+            while (operation := self._work.get()) is not None:
+                self._loop.call_soon_threadsafe(self._tell, *_attempt(operation))
+        except BaseException as death:
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+                self._loop.call_soon_threadsafe(self._die, death)
+
+    def _tell(self, result: Any, error: BaseException | None) -> None:
+        self._untold.popleft()(result, error)
+
+    def _die(self, death: BaseException) -> None:
+        """Let all fail that waits for the thread, and whatever is submitted from now on."""
+        self._death = death
+        self._on_death(death)
+        while self._untold:
+            self._tell(None, death)
 
 
 def _attempt(operation: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -101,7 +129,7 @@ def _attempt(operation: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 class DiskWork(NamedTuple):
     """How a journal's work for its disk is done: flushes, and all else."""
 
-    make_flusher: Callable[[], Flusher]
+    make_flusher: Callable[[Callable[[BaseException], None]], Flusher]
     offload: Offload
 
 

@@ -81,6 +81,7 @@ class Journal:
         self._settings = settings
         self._clock = clock
         self._owed = owed
+        self._on_fault = on_fault
         self._directory = Path(settings.dir)
         self._files: Files = files or (PassingFiles() if is_passing else OsFiles())
         work = ON_LOOP if is_passing else IN_THREADS
@@ -105,7 +106,7 @@ class Journal:
         assert self._lock is None, "started twice"
         flusher = None
         try:
-            flusher = self._make_flusher()
+            flusher = self._make_flusher(self._on_fault)
             found, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
         except BaseException as error:
             self._let_go()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import itertools
 import os
@@ -283,6 +284,23 @@ async def test_a_bug_in_what_is_done_for_the_next_start_is_told(monkeypatch: pyt
     async with asyncio.timeout(10):
         assert isinstance(await faults.get(), ZeroDivisionError)
     await journal.stop()
+
+
+async def test_a_thread_that_is_ended_from_outside_is_told_and_keeps_nobody_waiting() -> None:
+    faults: asyncio.Queue[BaseException] = asyncio.Queue()
+    told = Told()
+    journal = a_journal(MemoryFiles(), on_fault=faults.put_nowait)
+    await journal.start()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "kqs-journal"]
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(ZeroDivisionError))
+    for text in ("one", "two"):
+        journal.append(told.of(a_record(text)))
+    async with asyncio.timeout(10):
+        assert isinstance(await faults.get(), ZeroDivisionError)
+        await all_settled(journal)
+        await journal.stop()
+    assert told.failed == [b"one", b"two"]
 
 
 async def test_slow_flushes_leave_the_loop() -> None:
