@@ -181,18 +181,30 @@ class Sentry:
                 os.write(self._mouth, b"\0")
 
     def _watch(self, ear: int, pipe: forks.Identity) -> None:
-        """Listen at one pipe, until somebody has closed it, and another takes its place."""
+        """Listen at one pipe, until somebody has closed it, and another takes its place.
+
+        Users' code may raise an exception in any thread of the process: this one goes on, or no signal would be heard any more.
+        """
         poll = select.poll()
         poll.register(ear, select.POLLIN)
-        while True:
-            is_timed = self._stopping_at is not None or self._leaving is not None
-            if poll.poll(_TICK_MS if is_timed else _KEEP_S * 1000):
-                if not (_is_of(ear, pipe) and (numbers := os.read(ear, 4096))):
-                    return
-                self._hear(numbers)
-            for number, action in tuple(self._taken.items()):
-                put_back(number, action)
-            self._look()
+        is_open = True
+        while is_open:
+            try:
+                is_open = self._listen(ear, pipe, poll)
+            except BaseException as fault:
+                log.error("an error was raised into the thread that hears signals, which goes on", error=type(fault).__name__)
+
+    def _listen(self, ear: int, pipe: forks.Identity, poll: select.poll) -> bool:
+        """Wait for a signal, or a while, and see to what follows; False: somebody has closed the pipe."""
+        is_timed = self._stopping_at is not None or self._leaving is not None
+        if poll.poll(_TICK_MS if is_timed else _KEEP_S * 1000):
+            if not (_is_of(ear, pipe) and (numbers := os.read(ear, 4096))):
+                return False
+            self._hear(numbers)
+        for number, action in tuple(self._taken.items()):
+            put_back(number, action)
+        self._look()
+        return True
 
     def _hear(self, numbers: bytes) -> None:
         if self._loop_fd >= 0:

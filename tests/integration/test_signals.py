@@ -261,6 +261,28 @@ def test_a_handler_that_adds_and_removes_a_signal_of_its_own_makes_it_deaf_to_no
         assert stop(server, signal.SIGTERM)[0] == 0
 
 
+RAISING = """
+import ctypes
+import threading
+
+import kqs
+
+
+@kqs.handler("raise", retries=0)
+def raise_into(name):
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == name]
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(ZeroDivisionError))
+"""
+
+
+def test_a_handler_that_raises_into_the_thread_of_signals_makes_it_deaf_to_none(tmp_path: Path) -> None:
+    (tmp_path / "raising.py").write_text(RAISING)
+    with serving(tmp_path, WORKER__MODULES='["raising"]') as server, peer_of(server) as peer:
+        peer.insert("raise", "kqs-sentry")
+        until_said(server, "an error was raised into the thread that hears signals")
+        assert stop(server, signal.SIGTERM)[0] == 0
+
+
 CLOSING = """
 import asyncio
 import os
