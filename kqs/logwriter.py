@@ -11,6 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 from kqs.newthread import new_thread
@@ -64,15 +65,18 @@ class LineWriter:
 
     def _work(self) -> None:
         while True:
-            wake = self._wakes.get()
-            with self._lock:
-                lines, self._waiting = self._waiting, []
-            if lines:
-                data = b"".join(lines)
-                _put(self.descriptor, data)
-                self._took(len(data))
-            if wake is not None:
-                wake.set()
+            with suppress(BaseException):  # users' code may raise one in any thread of the process
+                self._write_waiting(self._wakes.get())
+
+    def _write_waiting(self, wake: threading.Event | None) -> None:
+        with self._lock:
+            lines, self._waiting = self._waiting, []
+        if lines:
+            data = b"".join(lines)
+            _put(self.descriptor, data)
+            self._took(len(data))
+        if wake is not None:
+            wake.set()
 
     def _took(self, count_bytes: int) -> None:
         with self._lock:

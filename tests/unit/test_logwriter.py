@@ -1,3 +1,4 @@
+import ctypes
 import os
 import select
 import threading
@@ -120,3 +121,15 @@ def test_a_forked_child_writes_by_itself(pipe: tuple[int, int], monkeypatch: pyt
     assert lines._wakes.empty()
     assert read_until(reader, b"\n") == b"child\n"
     assert threading.active_count() == before
+
+
+def test_lines_are_written_also_after_somebody_has_raised_into_the_thread_that_does_so(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    before = set(threading.enumerate())
+    lines = LineWriter(writer, told)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(ZeroDivisionError))
+    lines.write("one")
+    lines.write("two")
+    assert read_until(reader, b"two\n") == b"one\ntwo\n"
