@@ -1,4 +1,3 @@
-import ctypes
 import os
 import select
 import threading
@@ -10,6 +9,7 @@ import pytest
 
 from kqs import logwriter
 from kqs.logwriter import MAX_LINE_BYTES, MAX_WAITING_BYTES, LineWriter
+from tests.support.raising import raise_into
 
 
 @pytest.fixture
@@ -128,8 +128,7 @@ def test_lines_are_written_also_after_somebody_has_raised_into_the_thread_that_d
     before = set(threading.enumerate())
     lines = LineWriter(writer, told)
     (thread,) = set(threading.enumerate()) - before
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(ZeroDivisionError))
+    raise_into(thread, lines._wakes)
     lines.write("one")
     lines.write("two")
     assert read_until(reader, b"two\n") == b"one\ntwo\n"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import itertools
 import os
@@ -10,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,6 +23,7 @@ from kqs.errors import (
 )
 from kqs.journal import Journal, OsFiles, Record
 from kqs.journal.condition import Acceptance
+from kqs.journal.flusher import ThreadFlusher
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header, reseal_frame, salt_of
 from kqs.journal.recovery import mend
 from kqs.journal.scan import scan
@@ -44,6 +44,7 @@ from tests.support.journal import (
     recovered,
     until_accepting,
 )
+from tests.support.raising import raise_into
 
 FIRST = DIR / "000000000001.kqj"
 
@@ -292,8 +293,7 @@ async def test_a_thread_that_is_ended_from_outside_is_told_and_keeps_nobody_wait
     journal = a_journal(MemoryFiles(), on_fault=faults.put_nowait)
     await journal.start()
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "kqs-journal"]
-    assert thread.ident is not None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(ZeroDivisionError))
+    raise_into(thread, cast("ThreadFlusher", journal._commit._flusher)._work)
     for text in ("one", "two"):
         journal.append(told.of(a_record(text)))
     async with asyncio.timeout(10):
