@@ -303,6 +303,19 @@ async def test_a_thread_that_is_ended_from_outside_is_told_and_keeps_nobody_wait
     assert told.failed == [b"one", b"two"]
 
 
+async def test_a_thread_that_was_ended_from_outside_is_not_waited_for() -> None:
+    faults: asyncio.Queue[BaseException] = asyncio.Queue()
+    journal = a_journal(MemoryFiles(), on_fault=faults.put_nowait)
+    await journal.start()
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "kqs-journal"]
+    raise_into(thread, cast("ThreadFlusher", journal._commit._flusher)._work)
+    async with asyncio.timeout(10):
+        assert isinstance(await faults.get(), ZeroDivisionError)
+        with pytest.raises(ZeroDivisionError):
+            journal.skip_to(5)
+        await journal.stop()
+
+
 async def test_slow_flushes_leave_the_loop() -> None:
     clock = FakeClock()
     files = FaultyFiles(MemoryFiles())
