@@ -49,7 +49,7 @@ class Disk:
         self._looked_at = now
         self._unmeasured_bytes = 0
         self._owed = owed
-        #: as it was at the last measurement
+        #: as it was at the last look: it changes slowly, and in a flood the thread waits for its turn after each question
         self.owed_bytes = owed()
         self._reserve_bytes = min(RESERVE_BYTES, 4 * settings.segment_bytes)
         self._has_reserve = False
@@ -67,7 +67,7 @@ class Disk:
         """
         is_due = now - self._looked_at >= self.LOOK_S
         if is_due:
-            self.check()
+            self._look()
             self._looked_at = now
         flushed = self._writer.commit(batch, meanwhile)
         self._unmeasured_bytes += FRAME_BYTES + flushed.frame.length
@@ -77,8 +77,12 @@ class Disk:
 
     def look(self) -> Free:
         """Do what `write` does besides writing. Raises: as `check`."""
-        self.check()
+        self._look()
         return self.measure()
+
+    def _look(self) -> None:
+        self.check()
+        self.owed_bytes = self._owed()
 
     def check(self) -> None:
         """See to it that folder, lock and segment stand under their names.
@@ -93,9 +97,8 @@ class Disk:
             raise
 
     def measure(self) -> Free:
-        """Return how much is free, and note how much of that is owed."""
+        """Return how much is free."""
         self._unmeasured_bytes = 0
-        self.owed_bytes = self._owed()
         return measured(self._files, self._directory)
 
     def roll(self) -> Segment:
