@@ -67,8 +67,8 @@ class Reporter:
         self._pending_bytes = 0  # of their results
         self._committing: list[tuple[Run, Report]] = []
         self._committing_bytes = 0
-        # by order; another server's job may have the same. Of those that have not been reported, their ids
-        self._unstored: dict[int, tuple[Run, Report] | str] = {}
+        self._unstored: dict[int, str] = {}  # by order, the job's id: another server's may have the same order
+        self._early: dict[int, tuple[Run, Report]] = {}  # by order, what was reported of these
         self._wishes = wishes
         self._waited = waited
         self._on_waited = on_waited
@@ -92,7 +92,7 @@ class Reporter:
         Args: may_wait: an end for which nobody waits may gather with others for `GATHER_S`.
         """
         if self._unstored and self._is_unstored(run.claim):
-            self._unstored[run.claim.order] = (run, report)
+            self._early[run.claim.order] = (run, report)
             if report.result is not None:
                 self.early_bytes += len(report.result)
             if self.early_bytes > EARLY_BYTES or not report.has_begun or report.state not in ENDED:
@@ -120,8 +120,7 @@ class Reporter:
         self._hurry.set()
 
     def _is_unstored(self, claim: Claim) -> bool:
-        early = self._unstored.get(claim.order)
-        return early is not None and claim.id == (early if isinstance(early, str) else early[0].claim.id)
+        return self._unstored.get(claim.order) == claim.id
 
     def is_unstored(self, order: int) -> bool:
         """Tell whether what is reported of this job is kept back."""
@@ -152,10 +151,10 @@ class Reporter:
 
     def attach(self, jobs: Sequence[Accepted]) -> None:
         """Give each of some jobs that are about to be stored its end, if there is one, and all are not too many bytes."""
-        unstored, size = self._unstored, 0
+        reported, size = self._early.get, 0
         for job in jobs:
-            early = unstored.get(job.order)
-            if isinstance(early, tuple) and _goes_with_its_job(report := early[1]):
+            early = reported(job.order)
+            if early is not None and (report := early[1]).has_begun and report.state in ENDED and report.progress is None:
                 if report.result is not None:
                     size += len(report.result)
                     if size > base.DATA_BYTES:
@@ -177,8 +176,9 @@ class Reporter:
                 if order not in known:
                     others.append(job)
                 continue
-            early = unstored.pop(order)
-            if isinstance(early, str):
+            del unstored[order]
+            early = self._early.pop(order, None)
+            if early is None:
                 continue
             if early[1].result is not None:
                 self.early_bytes -= len(early[1].result)
@@ -187,14 +187,14 @@ class Reporter:
                 continue
             if ended is not None:
                 ended.append(early)
-            if (claim := early[0].claim) in self._told:
+            if self._told and (claim := early[0].claim) in self._told:
                 self._tell_one(claim, ok=True)
         return others
 
     @property
     def count(self) -> int:
         """Return how many reports are not in the store."""
-        return len(self._pending) + len(self._committing) + sum(isinstance(early, tuple) for early in self._unstored.values())
+        return len(self._pending) + len(self._committing) + len(self._early)
 
     async def settle(self, within_s: float | None) -> bool:
         """Return True when every report taken so far is in the store, False if it is not after `within_s`.
@@ -293,7 +293,7 @@ class Reporter:
 
     def _tell(self, batch: list[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         for (run, _), ok in zip(batch, accepted, strict=True):
-            if run.claim in self._told:
+            if self._told and run.claim in self._told:
                 self._tell_one(run.claim, ok=ok)
 
     def _tell_one(self, claim: Claim, *, ok: bool) -> None:
@@ -333,10 +333,6 @@ class Reporter:
                 self.trouble = None
                 self._lasting.over()
                 return accepted
-
-
-def _goes_with_its_job(report: Report) -> bool:
-    return report.has_begun and report.state in ENDED and report.progress is None
 
 
 def _size_of(report: Report) -> int:
