@@ -73,8 +73,10 @@ class LineWriter:
             lines, self._waiting = self._waiting, []
         if lines:
             data = b"".join(lines)
-            _put(self.descriptor, data)
-            self._took(len(data))
+            try:
+                _put(self.descriptor, data)
+            finally:
+                self._took(len(data))
         if wake is not None:
             wake.set()
 

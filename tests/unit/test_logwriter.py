@@ -132,3 +132,17 @@ def test_lines_are_written_also_after_somebody_has_raised_into_the_thread_that_d
     lines.write("one")
     lines.write("two")
     assert read_until(reader, b"two\n") == b"one\ntwo\n"
+
+
+def test_a_write_that_somebody_has_ended_takes_no_room_of_later_lines(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    lines, put = LineWriter(writer, told), logwriter._put
+    monkeypatch.setattr(logwriter, "_put", lambda *_: 1 / 0)
+    lines.write("lost")
+    lines.flush(0.1)  # nobody tells that it is done
+    assert lines._waiting_bytes == 0
+    monkeypatch.setattr(logwriter, "_put", put)
+    lines.write("kept")
+    assert read_until(reader, b"\n") == b"kept\n"
