@@ -25,7 +25,7 @@ from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
-from kqs.store.mongo.documents import GONE_STATE, WAITS, Place, is_there, pair_named, parked_key, state_of
+from kqs.store.mongo.documents import GONE_STATE, WAITS, Place, is_there, made_before, pair_named, parked_key, state_of
 from kqs.store.mongo.follow import Follower
 from kqs.store.mongo.held import OF_THE_WAIT, asks_of, hold_key
 from kqs.store.mongo.resources import Resources
@@ -153,11 +153,8 @@ class Changer:
         if change.verb is Verb.RETRY:
             return {"$or": [{"order": {"$lt": change.before_order}}, {"node": {"$ne": self._node}}]}
         ends = {node: order + 1 for node, order in change.reached.items()} | {self._node: change.before_order}
-        before = [
-            {"node": node, "$or": [{"order": {"$lt": end}}, {"born": {"$lt": end}}]}  # nobody's who is not asked comes later
-            for node, end in ends.items()
-        ]
-        return {"$or": [*before, {"node": {"$nin": list(ends)}}]}
+        before = [made_before(node, end) for node, end in ends.items()]
+        return {"$or": [*before, {"node": {"$nin": list(ends)}}]}  # nobody's who is not asked comes later
 
     def _ended_before(self, change: Change) -> list[Document]:
         """Return how what had ended when this was asked for is told from what was retried since, and has failed again.

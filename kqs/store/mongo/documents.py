@@ -334,3 +334,11 @@ def _end_of(item: Any) -> tuple[int, float, str, str | None]:
         attempt, at, word, error = item
         return attempt, at, word, error
     return item["attempt"], item["at"], item["word"], item.get("error")
+
+
+def made_before(node: str, order: int) -> Document:
+    """Return the condition for jobs of a node's journal that came before an order there.
+
+    One that was retried has an order of whichever server was asked for that, which tells nothing of its journal.
+    """
+    return {"node": node, "$or": [{"born": None, "order": {"$lt": order}}, {"born": {"$lt": order}}]}

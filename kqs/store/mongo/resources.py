@@ -44,7 +44,6 @@ _TRIES = 20
 _RANKED = entry_fields(None)
 _RUNS: Document = {"place": int(Place.RUNNING)}
 _FENCE = ("job", "order", "attempt", "epoch")
-_Fence = tuple[str, int, int, int]
 
 
 class _Held(NamedTuple):
@@ -59,7 +58,7 @@ class _Held(NamedTuple):
 
     @property
     def line(self) -> Document:
-        return dict(zip(("_id", *_FENCE), (self.resource, *self.claim), strict=True))
+        return dict(zip(("_id", *_FENCE), (self.resource, self.job, self.order, self.attempt, self.epoch), strict=True))
 
     @property
     def fence(self) -> Document:
@@ -67,8 +66,8 @@ class _Held(NamedTuple):
         return self.line | {"order": {"$in": [self.order, None]}}
 
     @property
-    def claim(self) -> _Fence:
-        return (self.job, self.order, self.attempt, self.epoch)
+    def claim(self) -> Claim:
+        return Claim(self.order, self.job, self.attempt, self.epoch)
 
 
 class Resources:
@@ -81,7 +80,7 @@ class Resources:
         self._locks = session.locks
         self._monotonic = session.monotonic
         self._tell = tell
-        self._held: dict[_Fence, _Held] = {}  # what our runs have, and those that were found with dead servers
+        self._held: dict[Claim, _Held] = {}  # what our runs have, and those that were found with dead servers
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
         self._servers = servers
         self._has_lines = False
@@ -171,18 +170,16 @@ class Resources:
         return {
             one.claim.id: parked_key(held.resource, held.prio if one.prio is None else one.prio, held.order)
             for one in reports
-            if (held := self._held.get(_fence(one.claim))) is not None
-            and one.state in WAITING
-            and not (one.due_at and one.has_begun)
+            if (held := self._held.get(one.claim)) is not None and one.state in WAITING and not (one.due_at and one.has_begun)
         }
 
     async def over(self, reports: Iterable[Report], aside: Mapping[str, str]) -> None:
         """Free the resources of runs that are over, were their jobs deleted before; those `aside` are parked."""
         if not self._held:
             return
-        ended = [held for one in reports if (held := self._held.get(_fence(one.claim))) is not None]
+        ended = [held for one in reports if (held := self._held.get(one.claim)) is not None]
         await self._free(ended, aside)
-        self._drop([held.claim for held in ended])
+        self.forget([held.claim for held in ended])
 
     def found(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Take in running jobs that may be reported from here, though they were claimed elsewhere."""
@@ -193,15 +190,12 @@ class Resources:
 
     def has(self, claim: Claim) -> bool:
         """Tell whether a run that is to be reported from here has a resource."""
-        return _fence(claim) in self._held
+        return claim in self._held
 
     def forget(self, claims: Iterable[Claim]) -> None:
-        """Take in that others watch over these runs."""
-        self._drop(map(_fence, claims))
-
-    def _drop(self, fences: Iterable[_Fence]) -> None:
-        for fence in fences:
-            self._held.pop(fence, None)
+        """Take in that these runs are over, or others watch over them."""
+        for claim in claims:
+            self._held.pop(claim, None)
 
     async def gone(self, documents: Iterable[Mapping[str, Any]]) -> None:
         """Hand on what jobs had, or were called for, that ended with no report. `documents`: as they stood before."""
@@ -411,10 +405,6 @@ class Resources:
 
 def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:
     return (document["prio"], document["order"])
-
-
-def _fence(claim: Claim) -> _Fence:
-    return (claim.id, claim.order, claim.attempt, claim.epoch)
 
 
 def _held(document: Mapping[str, Any]) -> _Held:

@@ -31,6 +31,7 @@ from kqs.errors import StoreCorruptError
 from kqs.job import Claim
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.collections import Collections
+from kqs.store.mongo.documents import made_before
 
 #: between two heartbeats, in s
 BEAT_S = 5.0
@@ -180,7 +181,7 @@ class Servers:
         servers = await self._servers.find().to_list(None)
         others = [one for one in servers if one["node"] != self._node]
         ours: Document = {"node": self._node}
-        self.replaceable = [ours, *(_made_before(one["node"], one["journal_order"]) for one in others)]
+        self.replaceable = [ours, *(made_before(one["node"], one["journal_order"]) for one in others)]
         self._sightings = {one["epoch"]: self._sighted(one["epoch"], one["beat"], now) for one in servers}
         living = {one["epoch"] for one in servers if one["epoch"] == self.epoch or self._lives(one, now)}
         self._look_after([one for one in servers if one["epoch"] not in living], living, now)
@@ -301,14 +302,6 @@ class Servers:
             own = journal_order or self._journal_order
             bounds.append((server["node"], own if is_ours else server["journal_order"]))
         return {
-            "$or": [_made_before(node, order) for node, order in bounds],
+            "$or": [made_before(node, order) for node, order in bounds],
             "$nor": [{f"past.{node}": {"$gte": order}} for node, order in bounds],
         }
-
-
-def _made_before(node: str, order: int) -> Document:
-    """Return the condition for jobs of a node's journal that came before an order there.
-
-    One that was retried has an order of whichever server was asked for that, which tells nothing of its journal.
-    """
-    return {"node": node, "$or": [{"born": None, "order": {"$lt": order}}, {"born": {"$lt": order}}]}
