@@ -3,7 +3,9 @@
  *   bare_server FOLDER FIFO
  *
  * Listens on a port of loopback, which it prints. For each line that its one client sends: appends it to an allocated file in
- * FOLDER, flushes that, answers, and writes the time into FIFO. Ends with its client. */
+ * FOLDER, flushes that, answers, and writes the time into FIFO. If the line waits for its job's end, then instead of the last
+ * two: writes two pages as a commit of SQLite's does, where the file has been written before, flushes them, and answers. Ends
+ * with its client. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,13 +21,37 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FILE_BYTES = 1 << 24, LINE_BYTES = 1024 };
+enum { FILE_BYTES = 1 << 24, LINE_BYTES = 1024, WAL_BYTES = 1 << 22, FRAME_BYTES = 24, PAGE_BYTES = 4096, PAGES = 2 };
 
 static const char answer[] = "{\"v\":1,\"id\":1,\"e\":null,\"s\":\"end\",\"m\":\"\"}\n";
+static const char ended[] = "{\"v\":1,\"id\":1,\"e\":null,\"s\":\"end\",\"m\":{\"id\":\"\",\"state\":\"success\"}}\n";
 
 static void die(const char *what) {
     perror(what);
     exit(1);
+}
+
+static int open_wal(const char *name) {
+    static const char zeros[PAGE_BYTES];
+    int file = open(name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (file < 0) die(name);
+    for (int bytes = 0; bytes < WAL_BYTES; bytes += PAGE_BYTES)
+        if (write(file, zeros, PAGE_BYTES) != PAGE_BYTES) die(name);
+    if (fsync(file)) die(name);
+    return file;
+}
+
+static void commit(int wal) {
+    static char page[PAGE_BYTES];
+    static off_t at;
+    if (at + PAGES * (FRAME_BYTES + PAGE_BYTES) > WAL_BYTES) at = 0;
+    for (int n = 0; n < PAGES; n++) {
+        page[0]++;
+        if (pwrite(wal, page, FRAME_BYTES, at) != FRAME_BYTES) die("commit");
+        if (pwrite(wal, page, PAGE_BYTES, at + FRAME_BYTES) != PAGE_BYTES) die("commit");
+        at += FRAME_BYTES + PAGE_BYTES;
+    }
+    if (fdatasync(wal)) die("commit");
 }
 
 int main(int argc, char **argv) {
@@ -41,6 +67,7 @@ int main(int argc, char **argv) {
     if (chdir(argv[1])) die(argv[1]);
     int file = open("bare_server.data", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (file < 0 || (errno = posix_fallocate(file, 0, FILE_BYTES)) || fsync(file)) die("bare_server.data");
+    int wal = open_wal("bare_server.wal");
     getsockname(listener, (struct sockaddr *)&address, &size);
     printf("%d\n", ntohs(address.sin_port));
     fflush(stdout);
@@ -53,11 +80,17 @@ int main(int argc, char **argv) {
     while ((bytes = recv(client, line, sizeof line, 0)) > 0) {
         struct timespec t;
         if (write(file, line, (size_t)bytes) != bytes || fdatasync(file)) die("bare_server.data");
+        if (memmem(line, (size_t)bytes, "\"wait\"", 6)) {
+            commit(wal);
+            if (send(client, ended, sizeof ended - 1, MSG_NOSIGNAL) < 0) die("send");
+            continue;
+        }
         if (send(client, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0) die("send");
         clock_gettime(CLOCK_MONOTONIC, &t);
         int length = sprintf(stamp, "%llu\n", (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec);
         if (write(stamps, stamp, (size_t)length) != length) die("stamps");
     }
     unlink("bare_server.data");
+    unlink("bare_server.wal");
     return 0;
 }

@@ -16,7 +16,7 @@ from typing import Any
 from bench.ended import put_failed
 from bench.figures import HANDLERS, JOB_BYTES, MILLION, UNTAKEN, Bench, fifo, latency_in_server, load_8x125
 from bench.remote import program
-from bench.tools import LOAD_CORE, Figure, Subject, run
+from bench.tools import LOAD_CORE, Figure, Subject, bare_server, run
 
 READERS = 10
 RESOURCES = 10_000
@@ -144,12 +144,14 @@ def _ask_ms(asking: Asking, call: str, argument: object) -> float:
 def hotjob(bench: Bench) -> Figure:
     """An idle server, one job at a time: from an insert that waits until its job has ended; and to a handler's first line.
 
-    Of a new server the store's WAL grows, and a flush of that takes longer; later it writes where it has written before.
+    Of a new server the store's WAL grows, and a flush of that takes longer; later it writes where it has written before. And
+    the least that both can take: of a server in C that only appends and flushes, and writes two pages and flushes these.
     """
     count = max(100, int(1000 * min(1.0, bench.scale)))
     new: list[float] = []
     there: list[float] = []
     here: list[float] = []
+    bare: list[float] = []
     for _ in range(TURNS):
         with bench.server(HANDLERS) as server:
             new.append(run("latency", server.port, "wait", count, REST_US, LOAD_CORE)["p50_us"] / 1e3)
@@ -157,12 +159,22 @@ def hotjob(bench: Bench) -> Figure:
             there.append(run("latency", server.port, "wait", count, REST_US, LOAD_CORE)["p50_us"] / 1e3)
         with bench.folder() as folder, fifo(folder) as stamps:
             here.append(latency_in_server(bench, folder, stamps, count, REST_US)["p50_us"] / 1e3)
+            bare.append(_bare_ms_above(bench, folder, stamps, count))
     return {
         "p50_ms": statistics.median(there),
         "p50_ms to the handler": statistics.median(here),
         "ms above": statistics.median(ours - theirs for ours, theirs in zip(there, here, strict=True)),
         "ms above, new server": statistics.median(ours - theirs for ours, theirs in zip(new, here, strict=True)),
+        "ms above, bare": statistics.median(bare),
     }
+
+
+def _bare_ms_above(bench: Bench, folder: Path, stamps: Path, count: int) -> float:
+    p50_ms: dict[str, float] = {}
+    for ends_with in (str(stamps), "wait"):
+        with bare_server(folder, stamps, bench.cores) as port:
+            p50_ms[ends_with] = run("latency", port, ends_with, count, REST_US, LOAD_CORE)["p50_us"] / 1e3
+    return p50_ms["wait"] - p50_ms[str(stamps)]
 
 
 def events(bench: Bench) -> Figure:
