@@ -22,6 +22,7 @@ from errno import ENOSPC
 from typing import Any, TypeVar
 
 from kqs.clock import Clock
+from kqs.config import JournalSection
 from kqs.errors import JournalError, JournalFailedError
 from kqs.journal.condition import Acceptance, Condition, Event, Free
 from kqs.journal.disk import Disk
@@ -32,7 +33,6 @@ from kqs.journal.kept import KeptSegments
 from kqs.journal.listener import Hearing, Listener
 from kqs.journal.open_batch import OpenBatch
 from kqs.journal.segment import Segment
-from kqs.journal.settings import JournalSettings
 from kqs.journal.tally import Tally
 from kqs.journal.writer import Flushed
 from kqs.log import get_logger
@@ -71,7 +71,7 @@ class GroupCommit:
 
     def __init__(
         self,
-        settings: JournalSettings,
+        settings: JournalSection,
         clock: Clock,
         kept: KeptSegments,
         on_low: Callable[[], None],

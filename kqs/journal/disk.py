@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from kqs.config import JournalSection
 from kqs.journal.condition import Free
 from kqs.journal.files import Files
 from kqs.journal.format import FRAME_BYTES, Record
@@ -15,7 +16,6 @@ from kqs.journal.kept import KeptSegments
 from kqs.journal.lock import JournalLock
 from kqs.journal.reserve import RESERVE_BYTES, keep_reserve
 from kqs.journal.segment import Segment
-from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Flushed, Writer
 
@@ -32,7 +32,7 @@ class Disk:
 
     def __init__(
         self,
-        settings: JournalSettings,
+        settings: JournalSection,
         files: Files,
         kept: KeptSegments,
         writer: Writer,

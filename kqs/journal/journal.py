@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
+from kqs.config import JournalSection
 from kqs.errors import JournalClosedError, JournalError
 from kqs.journal.commit import GroupCommit
 from kqs.journal.condition import Condition, Free
@@ -20,12 +21,11 @@ from kqs.journal.flusher import IN_THREADS, ON_LOOP
 from kqs.journal.format import Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.listener import Listener
-from kqs.journal.lock import JournalLock
+from kqs.journal.lock import LOCK_NAME, JournalLock
 from kqs.journal.passing import PassingFiles
 from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
-from kqs.journal.settings import JournalSettings
 from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 from kqs.log import get_logger
@@ -33,6 +33,9 @@ from kqs.reasons import reason_with_file
 from kqs.tasks import spawn
 
 _log = get_logger("kqs.journal")
+
+#: what a journal keeps open files under, as fnmatch has it
+JOURNAL_FILES = (LOCK_NAME, "*.kqj", "*.kqj.*", "checkpoint", "checkpoint.*", "reserve")
 
 _Done = TypeVar("_Done")
 
@@ -69,7 +72,7 @@ class Journal:
 
     def __init__(
         self,
-        settings: JournalSettings,
+        settings: JournalSection,
         clock: Clock,
         files: Files | None = None,
         *,

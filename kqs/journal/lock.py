@@ -12,8 +12,9 @@ from pathlib import Path
 
 from kqs.errors import JournalError, JournalLockedError
 from kqs.journal.files import Files, read_all
-from kqs.journal.settings import LOCK_NAME
 
+#: held with flock for as long as a server lives; the holder's pid is its content
+LOCK_NAME = "lock"
 #: read of the lock file: it holds a pid, which is shorter, or what is none
 _PID_BYTES = 64
 

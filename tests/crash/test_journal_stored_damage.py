@@ -18,7 +18,7 @@ from kqs.journal.scan import scan
 from kqs.journal.survey import verify
 from tests.support.clock import FakeClock
 from tests.support.files import FaultyFiles, MemoryFiles
-from tests.support.journal import DIR, Settings, a_disk_with, a_journal, a_record, all_records, appended, records_in
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, a_section, all_records, appended, records_in
 
 SEGMENTS, BATCHES = 3, 2
 RECORDS = SEGMENTS * BATCHES
@@ -198,7 +198,7 @@ async def test_a_stop_in_order_can_be_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_numbers_that_the_store_knows_are_skipped_before_the_first_record() -> None:
     files = MemoryFiles()
-    journal = Journal(Settings(), FakeClock(), files)
+    journal = Journal(a_section(), FakeClock(), files)
     assert not journal.skip_to(5)
     await journal.start()
     assert journal.skip_to(2**33)

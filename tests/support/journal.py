@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
+from kqs.config import JournalSection
 from kqs.errors import JournalError
 from kqs.journal import Journal, Kind, Record
 from kqs.journal.reader import FrameReader
@@ -18,12 +19,13 @@ from tests.support.files import MemoryFiles
 DIR = Path("/journal")
 
 
-class Settings(NamedTuple):
-    dir: Path = DIR
-    segment_bytes: int = 4096
-    min_free_bytes: int = 0
-    batch_bytes: int = 1 << 20
-    batch_records: int = 1000
+def a_section(
+    dir: Path = DIR,  # noqa: A002 - the setting's name
+    segment_bytes: int = 4096,
+    min_free_bytes: int = 0,
+    **settings: int,
+) -> JournalSection:
+    return JournalSection(dir, segment_bytes, min_free_bytes, **settings)
 
 
 def a_record(text: str = "x", first_order: int = 1, count: int = 1) -> Record:
@@ -121,7 +123,7 @@ def a_journal(files: Any, clock: FakeClock | None = None, **settings: Any) -> Jo
     of_batches = ("before_flush", "during_flush", "flushed", "failed")
     methods: dict[str, Any] = {**dict.fromkeys(of_batches, _ignore), "give_up": lambda: None}
     heard = {name: settings.pop(name) for name in methods if name in settings}
-    journal = Journal(Settings(**settings), clock or FakeClock(), files, **called)
+    journal = Journal(a_section(**settings), clock or FakeClock(), files, **called)
     if heard:
         journal.listen(SimpleNamespace(**methods | heard))
     return journal

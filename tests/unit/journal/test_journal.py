@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +22,12 @@ from kqs.errors import (
     JournalLockedError,
     JournalVersionError,
 )
-from kqs.journal import Journal, OsFiles, Record
+from kqs.journal import JOURNAL_FILES, Journal, OsFiles, Record
 from kqs.journal.condition import Acceptance
 from kqs.journal.flusher import ThreadFlusher
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, MINOR, RECORD_BYTES, encode_header, reseal_frame, salt_of
 from kqs.journal.recovery import mend
+from kqs.journal.reserve import NAME
 from kqs.journal.scan import scan
 from kqs.journal.segment import read_header
 from kqs.service import SystemClock
@@ -33,11 +35,11 @@ from tests.support.clock import FakeClock
 from tests.support.files import FaultyFiles, MemoryFiles, failing
 from tests.support.journal import (
     DIR,
-    Settings,
     Told,
     a_disk_with,
     a_journal,
     a_record,
+    a_section,
     all_records,
     all_settled,
     appended,
@@ -65,7 +67,7 @@ async def a_started(files: Any = None, **settings: Any) -> Journal:
 
 
 async def test_a_real_directory_is_made_written_and_read_again(tmp_path: Path) -> None:
-    settings = Settings(tmp_path / "journal", segment_bytes=1 << 16)
+    settings = a_section(tmp_path / "journal", segment_bytes=1 << 16)
     journal = Journal(settings, SystemClock())
     first = await journal.start()
     for order in range(1, 4):
@@ -82,7 +84,7 @@ async def test_a_real_directory_is_made_written_and_read_again(tmp_path: Path) -
 
 
 async def test_a_passing_journal_keeps_what_any_does_while_it_lasts_and_begins_no_thread(tmp_path: Path) -> None:
-    settings = Settings(tmp_path / "journal", segment_bytes=1 << 16)
+    settings = a_section(tmp_path / "journal", segment_bytes=1 << 16)
     threads = set(threading.enumerate())
     journal = Journal(settings, SystemClock(), is_passing=True)
     first = await journal.start()
@@ -151,7 +153,7 @@ async def test_a_start_that_is_cancelled_keeps_its_lock_until_its_thread_is_done
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading, read_on = threading.Event(), threading.Event()
-    settings = Settings(tmp_path / "journal")
+    settings = a_section(tmp_path / "journal")
     first = Journal(settings, SystemClock())
     await first.start()
     await first.stop()
@@ -917,3 +919,31 @@ async def test_what_was_appended_as_a_signals_handler_raised_is_flushed_by_the_s
     async with asyncio.timeout(10):
         await journal.stop()
     assert len(told.acknowledged) == 1
+
+
+class NotingFiles(MemoryFiles):
+    """Notes the names of the files that are opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: set[str] = set()
+
+    def create(self, path: Path) -> int:
+        self.opened.add(path.name)
+        return super().create(path)
+
+    def open(self, path: Path, *, writable: bool = False) -> int:
+        self.opened.add(path.name)
+        return super().open(path, writable=writable)
+
+
+async def test_whatever_a_journal_opens_is_known_to_be_its_own() -> None:
+    files = NotingFiles()
+    for _ in range(2):
+        journal = a_journal(files)
+        await journal.start()
+        await appended(journal, a_record())
+        await journal.checkpoint(1)
+        await journal.stop()
+    assert files.opened > {"checkpoint", NAME}
+    assert [name for name in files.opened if not any(fnmatch(name, pattern) for pattern in JOURNAL_FILES)] == []

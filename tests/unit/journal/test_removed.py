@@ -18,7 +18,7 @@ from kqs.journal.disk import Disk as JournalDisk
 from kqs.journal.scan import scan
 from kqs.service import SystemClock
 from tests.support.files import FaultyFiles, MemoryFiles
-from tests.support.journal import DIR, Settings, a_disk_with, a_record, all_records, appended, until_accepting
+from tests.support.journal import DIR, a_disk_with, a_record, a_section, all_records, appended, until_accepting
 
 FIRST = DIR / "000000000001.kqj"
 
@@ -31,7 +31,7 @@ def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def a_started(files: Files, segment_bytes: int = 4096, owed: Callable[[], int] = lambda: 0) -> Journal:
-    journal = Journal(Settings(DIR, segment_bytes), SystemClock(), files, owed=owed)
+    journal = Journal(a_section(DIR, segment_bytes), SystemClock(), files, owed=owed)
     await journal.start()
     return journal
 
@@ -107,7 +107,7 @@ async def test_it_is_noticed_though_nobody_inserts(lose: Callable[[MemoryFiles],
 @pytest.mark.parametrize("name", ["", FIRST.name])
 async def test_what_is_put_back_is_gone_on_from(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    journal = Journal(Settings(folder), SystemClock())
+    journal = Journal(a_section(folder), SystemClock())
     await journal.start()
     await appended(journal, a_record("kept"))
     (folder / name).rename(tmp_path / "aside")
@@ -116,7 +116,7 @@ async def test_what_is_put_back_is_gone_on_from(name: str, tmp_path: Path) -> No
     await until_accepting(journal)
     await appended(journal, a_record("later"))
     await journal.stop()
-    journal = Journal(Settings(folder), SystemClock())
+    journal = Journal(a_section(folder), SystemClock())
     await journal.start()
     assert [record.payload for record in await all_records(journal)] == [b"kept", b"later"]
     await journal.stop()
