@@ -84,14 +84,7 @@ class NodeQueue(Queue):
             core = Core(self._config, Registry(), self._supervisor, lambda: None, self._clock, is_passing=self._is_passing)
             self._core = await stack.enter_async_context(core)
             section = self._config.server
-            context = Context(
-                core.backend,
-                self._supervisor,
-                self._quit,
-                section.max_in_flight,
-                max_insert_jobs=section.max_insert_jobs,
-                max_line_bytes=section.max_line_bytes,
-            )
+            context = Context(core.backend, self._supervisor, self._quit, section)
             stack.push_async_callback(self._end_calls, context)
             self._client = Client(max_line_bytes=section.max_line_bytes, open_link=opener(context))
             self._client.call_itself("the queue")

@@ -27,7 +27,8 @@ class Within:
         self._on_answer = on_answer
         self._on_lost = on_lost
         lines = Lines(sys.maxsize, sys.maxsize)
-        self._conversation = Conversation(context, context.max_line_bytes, self._answered, lambda: "this process", lines)
+        longest = context.settings.max_line_bytes
+        self._conversation = Conversation(context, longest, self._answered, lambda: "this process", lines)
         self._reader = AnswerReader()
         self._out: list[bytes] = []
         self._is_due = False

@@ -99,7 +99,7 @@ def _array_of(then: bytes, jobs: bytes) -> bytes:
 
 def _checking(context: Context, text: bytes, *, is_open: bool) -> Steps[Given]:
     try:
-        given = yield from context.inserter.checking(text, context.max_insert_jobs + 1, before=1)
+        given = yield from context.inserter.checking(text, context.settings.max_insert_jobs + 1, before=1)
     except CallError as error:
         raise CallError(_JOB.sub(_in_place, str(error)), error.call_code) from None
     first, count = given.jobs[0], len(given.jobs) - 1

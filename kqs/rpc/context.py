@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from kqs.inserter import DEFAULT_INSERT_JOBS
+from kqs.config import ServerSection
 from kqs.rpc.answers import Answers
 from kqs.rpc.backend import Backend
 from kqs.rpc.counters import Counters
@@ -15,7 +15,6 @@ from kqs.rpc.lines import Lines
 from kqs.rpc.slices import Slices
 from kqs.rpc.turns import Turns
 from kqs.supervisor import Supervisor, when_done
-from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 #: Accepted but unflushed bytes over all connections, beyond which no insert is run. It bounds what a stalled disk can
 #: cost in memory; 32 MiB is two lines of the default maximum, and 25 ms of a disk that writes 1 GiB/s.
@@ -39,9 +38,9 @@ MAX_WAITS_IN_ALL = 100_000
 class Context:
     """Shared state of the connections. Owned by the loop thread.
 
-    on_quit: begins the orderly stop that SIGTERM begins. max_insert_jobs: in one array. slices: whatever takes long. trace: log
-    every line (level debug); checked before a log call is made, since a filtered-out call still costs more than a job.
-    draining: the server stops, inserts are refused.
+    on_quit: begins the orderly stop that SIGTERM begins. settings: of what connections may ask for. slices: whatever
+    takes long. trace: log every line (level debug); checked before a log call is made, since a filtered-out call still costs
+    more than a job. draining: the server stops, inserts are refused.
     """
 
     def __init__(
@@ -49,10 +48,8 @@ class Context:
         backend: Backend,
         supervisor: Supervisor,
         on_quit: Callable[[], None],
-        max_in_flight: int,
+        settings: ServerSection,
         trace: bool = False,
-        max_insert_jobs: int = DEFAULT_INSERT_JOBS,
-        max_line_bytes: int = DEFAULT_LINE_BYTES,
     ) -> None:
         self.backend = backend
         self.inserter = backend.inserter
@@ -60,10 +57,8 @@ class Context:
         self.on_quit = on_quit
         self.supervisor = supervisor
         self.counters = Counters()
-        self.max_in_flight = max_in_flight
-        self.max_insert_jobs = max_insert_jobs
-        self.max_line_bytes = max_line_bytes
-        held_bytes = max(LEAST_HELD_BYTES, HELD_LINES * max_line_bytes)
+        self.settings = settings
+        held_bytes = max(LEAST_HELD_BYTES, HELD_LINES * settings.max_line_bytes)
         self.slices = Slices(supervisor)
         self.trace = trace
         self.draining = False

@@ -89,7 +89,7 @@ def _inserting(peer: Peer, call: Call, *, adopted: bool) -> Steps[None]:
             raise CallError("insert takes a job, not binary data", "bad_job")
         text = bytes(call.arg)
         call.arg, call.id = NULL, detached(call).id  # a long line must not outlive what is kept of it
-        given = yield from context.inserter.checking(text, context.max_insert_jobs, adopted=adopted)
+        given = yield from context.inserter.checking(text, context.settings.max_insert_jobs, adopted=adopted)
         refuse_when_draining(context)
         if given.jobs:
             waits_s = 0.0 if given.is_array or adopted or call.notification else wait_s(context, given.jobs[0])

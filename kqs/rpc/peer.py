@@ -51,7 +51,7 @@ class Peer:
         self.is_gone = False
         self.in_flight = 0
         self.tasks = 0
-        self.most_in_flight = context.max_in_flight
+        self.most_in_flight = context.settings.max_in_flight
         self.most_tasks = 1
         self.answers: list[bytes] = []
         self.out_bytes = 0

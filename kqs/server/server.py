@@ -58,9 +58,7 @@ class Server(Service):
         stop_s: float = 10.0,
         trace: bool = False,
     ) -> None:
-        self.context = Context(
-            backend, supervisor, on_quit, settings.max_in_flight, trace, settings.max_insert_jobs, settings.max_line_bytes
-        )
+        self.context = Context(backend, supervisor, on_quit, settings, trace)
         self.resets = Resets(supervisor)
         self.context.lines.turn_away = self._turn_away
         self.context.turns.wake = self._wake_in_turn

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from kqs.config import ServerSection
 from kqs.rpc.context import Context
 from kqs.rpc.conversation import Conversation
 from kqs.rpc.slices import Slices
@@ -42,7 +43,8 @@ class Conversing:
     def __init__(self, max_line_bytes: int = 100_000, max_in_flight: int = 4096, desk: Any = None, trace: bool = False) -> None:
         self.backend = MemoryBackend()
         self.backend.desk = desk
-        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, max_in_flight, trace)
+        settings = ServerSection(max_in_flight=max_in_flight)
+        self.context = Context(self.backend, StrictSupervisor(), self.backend.request_stop, settings, trace)
         self.context.slices = AtOnce(self.context.supervisor)
         #: whether each time that deferred calls were answered that was not to wait for the end of the tick
         self.in_haste: list[bool] = []

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
+from kqs.config import ServerSection
 from kqs.errors import CallError
 from kqs.rpc import batches
 from kqs.wire.steps import finish
@@ -95,7 +96,7 @@ class OrderMachine(SchedulesMachine):
     ) -> None:
         jobs = [fields for fields in jobs if "id" not in fields or fields["id"] != then.get("id")]  # else it is refused
         inserter: Any = self.whole.inserter
-        context: Any = SimpleNamespace(inserter=inserter, max_insert_jobs=MANY)
+        context: Any = SimpleNamespace(inserter=inserter, settings=ServerSection(max_insert_jobs=MANY))
         texts = json.dumps(then).encode(), json.dumps(jobs).encode()
         given = finish(batches._checking(context, batches._array_of(*texts), is_open=is_open))
         first = inserter.keep(given, lambda record, error: told(error)).first_order

@@ -78,7 +78,7 @@ class StubOwner:
         self.backend = MemoryBackend()
         self.backend.journal.held = True
         supervisor = StrictSupervisor()
-        self.context = Context(self.backend, supervisor, self.backend.request_stop, max_in_flight)
+        self.context = Context(self.backend, supervisor, self.backend.request_stop, ServerSection(max_in_flight=max_in_flight))
         self.resets = Resets(supervisor)
         self.refusal: CallError | None = None
         self.to_wake: set[Connection] = set()
