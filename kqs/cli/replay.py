@@ -79,6 +79,8 @@ class JournalJobs:
 
 def _numbered(records: Iterable[Record], id_of: Callable[[int], str]) -> Iterator[tuple[int, bytes]]:
     for record in records:
+        if not record.count:
+            continue
         texts = _fanned_texts(record, id_of) if record.kind is Kind.FANNED else _texts(record.kind, record.payload)
         yield from enumerate(texts, record.first_order)
 
@@ -95,8 +97,6 @@ def _fanned_texts(record: Record, id_of: Callable[[int], str]) -> list[bytes]:
 
 def _texts(kind: Kind, payload: bytes) -> list[bytes]:
     """Return the JSON of each job of a record."""
-    if kind is Kind.CLAIMS:
-        return []
     if kind is Kind.CALLS:
         return [bytes(_decode_call(line).m) for line in payload.split(b"\n") if line.strip()]
     return list(map(bytes, _decode_jobs(payload))) if payload.lstrip().startswith(b"[") else [payload]

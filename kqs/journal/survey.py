@@ -12,7 +12,7 @@ import msgspec
 
 from kqs.errors import JournalCorruptError, JournalError
 from kqs.journal.files import Files, OsFiles, opened
-from kqs.journal.format import VOID, Kind, salt_of
+from kqs.journal.format import VOID, salt_of
 from kqs.journal.lost import LostJobs
 from kqs.journal.names import STRAY
 from kqs.journal.reader import Frame, Gap, walk, written_end
@@ -148,7 +148,7 @@ def _frame_lines(name: str, frame: Frame) -> Iterator[str]:
         text = record.payload.decode("utf-8", "backslashreplace").rstrip("\r\n")
         orders = f"{record.first_order:x} .. {record.last_order:x}"
         claimed = " claimed" if record.claimed else ""
-        if record.kind is Kind.CLAIMS:
-            yield f"  record {record.seq} claims: {text!r}"
+        if not record.count:
+            yield f"  record {record.seq} {record.kind.name.lower()}: {text!r}"
             continue
         yield f"  record {record.seq} {record.kind.name.lower()} jobs {record.count} orders {orders}{claimed}: {text!r}"
