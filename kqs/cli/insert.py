@@ -159,10 +159,19 @@ def insert_command(
     return 0
 
 
+#: an insert that waits is refused with these after its job was kept
+_KEPT = ("job_failed", "cancelled", "timeout")
+
+
 def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
     from kqs.cli.connection import with_client
     from kqs.cli.output import print_line, print_pairs
+    from kqs.client.ids import ClientIds
+    from kqs.errors import CallError
 
+    is_nameless = "wait" in job and "id" not in job and "unique" not in job  # what is joined to another has the other's id
+    if is_nameless:
+        job["id"] = ClientIds().take()
     is_told = as_lines and "wait" not in job and ("id" in job or "unique" in job)  # else it is new
 
     async def work(client: Client) -> dict[str, Any]:
@@ -174,7 +183,12 @@ def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:
             return {"id": answer.id, "state": answer.state, "result": answer.raw}
         return {"id": answer}
 
-    answer: dict[str, Any] = with_client(server, work)
+    try:
+        answer: dict[str, Any] = with_client(server, work)
+    except CallError as error:
+        if is_nameless and error.call_code in _KEPT:
+            raise CallError(f"{job['id']}: {error}", error.call_code) from None
+        raise
     if as_lines:
         print_line(answer)
     elif "state" in answer:

@@ -315,7 +315,7 @@ def test_the_command_line_waits_and_tells_by_its_exit_code(tmp_path: Path) -> No
         expired = kqs_command(server, "insert", "nobody", "--id", "x", "--expire", "0.1", "--wait", "20")
         assert (expired.returncode, expired.stderr) == (1, "kqs: job_failed: expired\n")
         late = kqs_command(server, "insert", "nobody", "--id", "late", "--wait", "0.1")
-        assert late.returncode == 75
+        assert (late.returncode, late.stderr) == (75, "kqs: timeout: the job has not ended in time; it goes on\n")
         assert kqs_command(server, "job", "late", "--wait", "0.1").returncode == 75
         assert json.loads(kqs_command(server, "job", "mine", "--wait", "20", "--json").stdout)["id"] == "mine"
         failed = kqs_command(server, "job", "x", "--wait", "20")
@@ -323,3 +323,14 @@ def test_the_command_line_waits_and_tells_by_its_exit_code(tmp_path: Path) -> No
         assert "expired" in failed.stdout
         assert kqs_command(server, "job", "x").returncode == 0
         assert kqs_command(server, "insert", "--file", "-", "--wait", "1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("--wait", "0.1"), 75), (("--expire", "0.1", "--wait", "20"), 1)], ids=["late", "failed"]
+)
+def test_who_waited_without_an_id_can_ask_for_the_job(tmp_path: Path, arguments: tuple[str, ...], code: int) -> None:
+    with serving(tmp_path) as server:
+        refused = kqs_command(server, "insert", "nobody", "--json", *arguments)
+        assert (refused.returncode, refused.stdout) == (code, "")
+        job_id = refused.stderr.split(": ")[2]
+        assert json.loads(kqs_command(server, "job", job_id, "--json").stdout)["type"] == "nobody"
