@@ -81,6 +81,14 @@ class Change(msgspec.Struct, frozen=True):
         return SLICE if self.most is None else min(SLICE, self.most)
 
     @property
+    def meets_held_first(self) -> bool:
+        """Tell whether jobs that wait for others are met before all else: what ends those would have them fail.
+
+        The oldest are dropped (`most`) by age alone.
+        """
+        return self.verb is not Verb.RETRY and self.most is None
+
+    @property
     def states(self) -> frozenset[State] | None:
         """Return of which states the jobs are that have to be looked at; None: any."""
         able, asked = _STATES[self.verb], self.wanted.states

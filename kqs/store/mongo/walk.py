@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kqs.filter import Filter, Pattern
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.base import LISTED_BYTES, Change, Verb
+from kqs.store.base import LISTED_BYTES, Change
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place
 from kqs.store.mongo.session import Session
@@ -70,7 +70,7 @@ _RUNNING = Leg({}, "owner", 0, "order")
 def way(change: Change, *, may_hold: bool) -> At:
     """Return the beginning of the way to what fits. may_hold: there may be jobs that wait for others."""
     states = change.states
-    holds = may_hold and change.verb is not Verb.RETRY and change.most is None
+    holds = may_hold and change.meets_held_first
     if change.wanted.ids is not None:
         named = _of_ids(change.wanted.ids)
         held = [leg._replace(key="hold", low="", tie="order", is_newest_first=True) for leg in named]

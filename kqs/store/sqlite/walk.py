@@ -19,7 +19,7 @@ import msgspec
 from kqs.filter import Filter, Pattern
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
-from kqs.store.base import MAX_ORDER, Change, Verb
+from kqs.store.base import MAX_ORDER, Change
 from kqs.store.sqlite import bulk, content, groups
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list, json_real
 from kqs.store.sqlite.schema import Place
@@ -196,7 +196,7 @@ def way(session: Session, change: Change) -> At:
     What the totals say that there is none of has no leg: a job that fits all the while stands in one of these states now.
     """
     wanted, states = change.wanted, change.states
-    holds = session.has_followers and change.verb is not Verb.RETRY and change.most is None
+    holds = session.has_followers and change.meets_held_first
     if wanted.ids is not None:
         leg = Leg(_OF_ORDERS, json_list(orders_of(session, wanted.ids)))
         held = leg._replace(source=f"{leg.source} and {_IS_HELD}", is_newest_first=True)
