@@ -46,7 +46,7 @@ class Running:
         self._client = client
         self._apart = apart
         self._concurrency = concurrency
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"  # who runs the jobs, as their records say
+        self._worker = ""  # who runs the jobs, as their records say
         self._registry = Registry()
         self._supervisor = supervisor
         self._hands: Hands | None = None
@@ -85,6 +85,7 @@ class Running:
             raise RuntimeError("run_jobs goes on already in this queue; add_handler takes effect in it at once")
         most, until, is_once = _limits(count_limit, time_limit_s, asyncio.get_running_loop().time())
         hands = self._hands = self._hands or self._new_hands()
+        self._worker = f"{socket.gethostname()}:{os.getpid()}"  # not before: a program may make a queue, fork, and open it then
         self._rests.clear()
         try:
             if most is math.inf and until is not None:

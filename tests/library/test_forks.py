@@ -45,6 +45,23 @@ async def main():
 asyncio.run(main())
 """
 
+#: makes a queue, and has two processes open it
+MADE_BEFORE = """
+import asyncio, os, sys, kqs
+queue = kqs.connect(sys.argv[1])
+async def main():
+    async with queue:
+        queue.add_handler("mail", lambda data: None)
+        job = await queue.add_job("mail")
+        await queue.run_jobs()
+        (run,) = (await queue.job(job)).runs
+        print(job.id.rpartition(".")[2], run.worker == f"{os.uname().nodename}:{os.getpid()}", flush=True)
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+asyncio.run(main())
+"""
+
 
 def told(loop: str, queue: str, child: str) -> list[str]:
     """Return what a program has said whose child does this."""
@@ -95,3 +112,12 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_folder(tmp_path: Pat
                 assert [one.type for one in queue.records()] == ["mail"]
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_who_opens_a_queue_that_was_made_before_a_fork_is_nobody_else(tmp_path: Path) -> None:
+    with serving(tmp_path, WORKER__MODULES="[]", WORKER__CONCURRENCY="0") as server:
+        command = [sys.executable, "-c", MADE_BEFORE, f"127.0.0.1:{server.port}"]
+        lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.splitlines()
+    (first, is_the_childs), (second, is_the_parents) = map(str.split, lines)
+    assert first != second
+    assert (is_the_childs, is_the_parents) == ("True", "True")
