@@ -77,7 +77,11 @@ class ExitCode(IntEnum):
         "not now: the server is busy, full or stopping, or did not answer in time, or another one has the journal",
     )
     CONFIG = 78, "the configuration or a handler's module is wrong, or `--config` names no file"
-    INTERRUPTED = 130, "interrupted (Ctrl-C), or what was asked was answered with no"  # 128 + SIGINT, as shells say it
+    INTERRUPTED = (  # 128 + SIGINT, as shells say it
+        130,
+        "interrupted (Ctrl-C; SIGTERM or a hang-up where something is shown or was started), "
+        "or what was asked was answered with no",
+    )
     BROKEN_PIPE = 141, "whoever read the output went away"  # 128 + SIGPIPE
 
 

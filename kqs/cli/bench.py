@@ -17,6 +17,7 @@ import click
 
 import kqs
 from kqs.cli.arguments import WholeNumber, json_option, server_option
+from kqs.cli.ending import ended_in_order
 from kqs.cli.exits import say
 from kqs.errors import ExitCode, StartupError
 
@@ -96,6 +97,7 @@ def _own_server() -> Iterator[Address]:
     environ["PYTHONPATH"] = os.pathsep.join([str(Path(kqs.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", "kqs", "serve"]
     with (
+        ended_in_order(),
         tempfile.TemporaryDirectory(prefix="kqs-bench-") as folder,
         subprocess.Popen(  # noqa: S603 - a command of ours
             command,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from kqs.cli.arguments import AnyFunction, SecondsWithin, json_option
+from kqs.cli.ending import ended_in_order
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -77,12 +77,11 @@ def _try(command: Sequence[str], rules: Collection[Rule], within_s: float, as_li
     from kqs.conformance.stage import Stage
 
     async def tried() -> Report:
-        # as Ctrl-C does, so that the program does not outlive this
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
         async with Stage(command, within_s) as stage:
             return await report_on(stage, rules, _tell_as_json if as_lines else _tell)
 
-    report = asyncio.run(tried())
+    with ended_in_order():  # the program must not outlive this
+        report = asyncio.run(tried())
     if as_lines:
         from kqs.cli.output import print_line
 

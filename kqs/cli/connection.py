@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -30,18 +29,12 @@ def with_client(server: Address, work: Callable[[Client], Awaitable[Result]], **
     return asyncio.run(connected())
 
 
-def heed_sigterm() -> None:
-    """Have SIGTERM end a command of this loop as Ctrl-C does: a terminal on which it shows something is as it was then."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
-
-
 def call_with_progress(
     server: Address, name: str, arg: bytes, told: Callable[[msgspec.Raw], None], timeout_s: float
 ) -> msgspec.Raw:
     """Call `name` once and return its result as JSON; `told` is given its intermediate answers."""
 
     async def work(client: Client) -> msgspec.Raw:
-        heed_sigterm()
         end: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
 
         def ended(result: msgspec.Raw | KqsError) -> None:

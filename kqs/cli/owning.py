@@ -206,11 +206,12 @@ def _call(server: Address, verb: str, wanted: dict[str, Any], total: int | None 
     from rich.console import Console
 
     from kqs.cli.connection import call, call_with_progress
+    from kqs.cli.ending import ended_in_order
 
     console = Console(stderr=True)
     if not console.is_terminal:
         return call(server, verb, msgspec.json.encode(wanted), _LONGEST_S)
-    with console.status(f"{verb}…") as status:
+    with ended_in_order(), console.status(f"{verb}…") as status:
 
         def show(told: msgspec.Raw) -> None:
             status.update(so_far(verb, msgspec.json.decode(told)["count"], total))

@@ -31,8 +31,11 @@ def shown_progress(what: str, total_bytes: int, wanted: bool | None = None) -> I
     from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
+    from kqs.cli.ending import ended_in_order
+
     console = Console(stderr=True, force_terminal=True if wanted else None)
-    with Bars(what, BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True) as bars:
+    bars = Bars(what, BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console, transient=True)
+    with ended_in_order(), bars:
         task = bars.add_task(what, total=total_bytes)
 
         class Bar:

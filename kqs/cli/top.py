@@ -41,12 +41,13 @@ def top_command(interval_s: float, *, once: bool, server: Address) -> None:
     from rich.console import Console
 
     from kqs.cli.connection import with_client
+    from kqs.cli.ending import ended_in_order
 
     console = Console(markup=False, emoji=False, highlight=False)
     if once or not console.is_terminal:
         with_client(server, lambda client: _show_once(client, console, interval_s))
     else:
-        with suppress(KeyboardInterrupt):
+        with suppress(KeyboardInterrupt), ended_in_order():
             with_client(server, lambda client: _watch(client, console, interval_s), timeout_s=_PATIENCE_S)
 
 
@@ -73,11 +74,9 @@ async def _watch(client: Client, console: Console, interval_s: float) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from kqs.cli.connection import heed_sigterm
     from kqs.cli.topframe import frame
     from kqs.errors import KqsError
 
-    heed_sigterm()
     look = before = await _look(client)
     fault: str | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live:

@@ -172,7 +172,7 @@ def test_top_shows_types_and_workers_where_nobody_watches(kqs: Kqs) -> None:
     assert "echo, ping" in shown
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_top_is_watched_until_it_is_interrupted(served: Served, number: signal.Signals) -> None:
     here, there = pty.openpty()
     environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
