@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 import kqs
 from kqs.cli.arguments import WholeNumber, json_option, server_option
@@ -42,7 +43,10 @@ _STOP_WITHIN_S = 30
 @click.option("--own/--no-own", default=True, show_default=True, help="Start a server of its own in a temporary folder.")
 @json_option
 @server_option
-def bench_command(measures: tuple[str, ...], count: int | None, own: bool, as_lines: bool, server: Address) -> None:
+@click.pass_context
+def bench_command(
+    ctx: click.Context, measures: tuple[str, ...], count: int | None, own: bool, as_lines: bool, server: Address
+) -> None:
     """Measure a server over TCP with one Python process as its clients.
 
     By default a server is started for it in a temporary folder ($TMPDIR chooses the disk). With --no-own the one at --server
@@ -50,6 +54,8 @@ def bench_command(measures: tuple[str, ...], count: int | None, own: bool, as_li
     """
     from kqs.cli.output import print_line, print_table
 
+    if own and ctx.get_parameter_source("server") is ParameterSource.COMMANDLINE:  # of $KQS_SERVER it need not be meant
+        raise click.UsageError("--server belongs to --no-own: a server of its own would be measured")
     figures: list[Figure] = []
     with _own_server() if own else _given(server) as address:
         for measure in measures or MEASURES:

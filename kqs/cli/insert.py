@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
+#: an insert that waits is refused with these after its job was kept
+_KEPT = ("job_failed", "cancelled", "timeout")
+
 
 class NumberOrText(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """A number stays one: `--prio 500` and `--prio high`, `--at 1767225600` and `--at 2026-01-01T00:00:00Z`."""
@@ -109,7 +112,7 @@ def field_options(without: Collection[str] = ()) -> Callable[[AnyFunction], AnyF
 @click.option(
     "--file", "path", type=click.Path(allow_dash=True), help="Insert a file of jobs, one JSON object a line; - is stdin."
 )
-@click.option("--run", "run_name", default="", help="With --file: a name that makes the same file new jobs.")
+@click.option("--run", "run_name", help="With --file: a name that makes the same file new jobs.")
 @click.option("--progress/--no-progress", default=None, help="With --file: a progress bar on stderr. Default: on a terminal.")
 @json_option
 @server_option
@@ -121,7 +124,7 @@ def insert_command(
     batch: str | None,
     refuse: bool,
     path: str | None,
-    run_name: str,
+    run_name: str | None,
     progress: bool | None,
     as_lines: bool,
     server: Address,
@@ -135,23 +138,20 @@ def insert_command(
     of the file's content, its line and --run, so that the same command can be repeated after an interruption: what is in
     stays in, once, as long as the server remembers it (`keep`).
     """
-    job = {name: value for name, value in fields.items() if value is not None}
-    if after:
-        job["after"] = list(after)
-    if after_any_end:
-        if not after:
-            raise click.UsageError("--after-any-end belongs to --after")
-        job["after_any_end"] = True
-    if batch is not None:
-        job["batch"] = batch
-    if refuse:
-        if "unique" not in job:
-            raise click.UsageError("--refuse belongs to --unique")
-        job["on_conflict"] = "refuse"
-    if type_ is not None:
-        job["type"] = type_
+    _check_beside("--after-any-end", after_any_end or None, "--after", after or None)
+    _check_beside("--refuse", refuse or None, "--unique", fields["unique"])
+    _check_beside("--run", run_name, "--file", path)
+    _check_beside("--progress", progress, "--file", path)
+    more = {
+        "after": list(after) or None,
+        "after_any_end": after_any_end or None,
+        "batch": batch,
+        "on_conflict": "refuse" if refuse else None,
+        "type": type_,
+    }
+    job = {name: value for name, value in (fields | more).items() if value is not None}
     if path is not None:
-        return _insert_file(server, path, json, job, run_name, progress, as_lines)
+        return _insert_file(server, path, json, job, run_name or "", progress, as_lines)
     if type_ is None:
         raise click.UsageError("TYPE is missing (or --file)")
     data = as_json(json) if json is not None else b"null"
@@ -159,8 +159,13 @@ def insert_command(
     return 0
 
 
-#: an insert that waits is refused with these after its job was kept
-_KEPT = ("job_failed", "cancelled", "timeout")
+def _check_beside(option: str, value: object, other: str, value_of_other: object) -> None:
+    """Refuse an option that says nothing without another. Args: value, value_of_other: None: it was not given.
+
+    Raises: click.UsageError.
+    """
+    if value is not None and value_of_other is None:
+        raise click.UsageError(f"{option} belongs to {other}")
 
 
 def _insert_one(server: Address, job: dict[str, Any], as_lines: bool) -> None:

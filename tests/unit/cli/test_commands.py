@@ -158,3 +158,20 @@ def test_the_table_names_commands_that_are_there() -> None:
     context = cli.make_context("kqs", ["version"])
     commands = {name: cli.get_command(context, name) for name in COMMANDS}
     assert [name for name, command in commands.items() if command is None or command.name != name] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["insert", "mail", "--run", "again"], "--run belongs to --file"),
+        (["insert", "mail", "--run", ""], "--run belongs to --file"),
+        (["insert", "mail", "--progress"], "--progress belongs to --file"),
+        (["insert", "mail", "--no-progress"], "--progress belongs to --file"),
+        (["bench", "echo", "--server", "localhost:1"], "--server belongs to --no-own: a server of its own would be measured"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == ExitCode.USAGE
+    assert capsys.readouterr().err == f"kqs {arguments[0]}: {told} (see kqs {arguments[0]} --help)\n"
