@@ -56,8 +56,8 @@ class Saves:
             self._last[str(context.run.handle)] = saved
 
     def send(self) -> None:
-        """Send what runs have saved last that are over."""
-        if self._last:
+        """Send what runs have saved last that are over, if there is somebody to hear it: their reports wait for that, too."""
+        if self._last and self._line.is_open:
             last, self._last = self._last, {}
             self._send(last)
 
@@ -92,10 +92,13 @@ class Saves:
     def _answered(self, part: Sequence[_Touch], answer: Raw | CallError | None) -> None:
         each = seconds_left(answer) if isinstance(answer, Raw) else [answer] * len(part)
         refused: list[str] = []
-        for token, told in zip([touch.run for touch in part], each, strict=True):
+        for touch, told in zip(part, each, strict=True):
+            token = touch.run
             context = self._contexts.pop(token, None)
             if isinstance(told, float):
                 self._trouble.over()
+            elif told is None and (context is None or context.is_over):
+                self._last.setdefault(token, bytes(touch.progress))  # its report is said again as well, after this
             elif told is None or told.call_code in PASSING:
                 self._note_again(context)
             elif told.call_code == "stale":

@@ -18,6 +18,11 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saves, "SAVE_S", 0.03)
 
 
+def order_of(post: Post, *names: str) -> list[str]:
+    """Return the names of the calls that have these, in their order."""
+    return [line["n"] for _, line in post.server.calls if line["n"] in names]
+
+
 def touch(number: int, progress: Any) -> dict[str, Any]:
     return {"run": f"token-{number}", "progress": progress}
 
@@ -117,3 +122,30 @@ async def test_long_progress_of_many_is_several_calls(post: Post, monkeypatch: p
     for run in await post.given(*(a_run(n) for n in range(5))):
         post.begin(run).context.save("x" * 98)
     assert [len(members) for members in await post.called("touch", 3)] == [2, 2, 1]
+
+
+async def test_what_a_held_run_saved_while_the_server_was_away_goes_before_its_end(holding: Post) -> None:
+    await holding.start()
+    (run,) = await holding.given(a_run(1))
+    lease = holding.begin(run)
+    holding.server.drop()
+    await until(lambda: not holding.line.is_open)
+    lease.context.save("last")
+    holding.source.report(lease, Failed("no"))
+    await holding.called("finish")
+    assert touch(1, "last") in [one for members in holding.calls("touch") for one in members]
+    assert order_of(holding, "touch", "finish") == ["touch", "finish"]
+
+
+async def test_what_was_on_its_way_as_the_connection_was_lost_is_said_again(holding: Post) -> None:
+    await holding.start()
+    (run,) = await holding.given(a_run(1))
+    lease = holding.begin(run)
+    lease.context.save("last")
+    assert await holding.called("touch") == [[touch(1, "last")]]
+    holding.source.report(lease, Failed("no"))
+    await holding.called("finish")
+    holding.server.drop()
+    await holding.called("finish", 2)
+    assert holding.calls("touch") == [[touch(1, "last")]] * 2
+    assert order_of(holding, "touch", "finish") == ["touch", "finish", "touch", "finish"]
