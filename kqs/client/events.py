@@ -55,9 +55,10 @@ class Events(Standing):
 
     def _let_go(self) -> None:
         self._events.clear()
+        self._skipped = 0
 
-    def _take(self, event: msgspec.Raw) -> None:
-        if self._number is None:
+    def _take(self, stay: int, event: msgspec.Raw) -> None:
+        if stay != self._stay:
             return  # it was left, and this was on its way
         if self._skipped or len(self._events) >= MOST_KEPT:  # in order, until all before was taken
             self._skipped += _decode_skipped(event).skipped or 1

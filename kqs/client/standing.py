@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -28,7 +29,7 @@ class StandingCall(msgspec.Struct, eq=False):
 
 
 class Standing:
-    """A standing call of a client, as an asynchronous context manager and iterator."""
+    """A standing call of a client, as an asynchronous context manager and iterator. It may be entered again."""
 
     _call: str
     _where: str
@@ -40,10 +41,12 @@ class Standing:
         self._end: msgspec.Raw | KqsError | None = None
         self._changed = asyncio.Event()
         self._number: int | None = None
+        self._stay = 0  # grows as it is entered, and as it is left: what comes for an earlier one was on its way then
 
     async def __aenter__(self) -> Self:
         self._end = None
-        self._number = self._calls.stand(self._call, self._arg, self._ended, self._take)
+        self._stay = stay = self._stay + 1
+        self._number = self._calls.stand(self._call, self._arg, partial(self._ended, stay), partial(self._take, stay))
         return self
 
     async def __aexit__(
@@ -52,6 +55,7 @@ class Standing:
         if self._number is not None:
             self._calls.withdraw(self._number)
             self._number = None
+            self._stay += 1
         self._let_go()
 
     def __aiter__(self) -> Self:
@@ -69,12 +73,13 @@ class Standing:
             self._changed.clear()
             await self._changed.wait()
 
-    def _ended(self, end: msgspec.Raw | KqsError) -> None:
-        self._end = end
-        self._changed.set()
+    def _ended(self, stay: int, end: msgspec.Raw | KqsError) -> None:
+        if stay == self._stay:
+            self._end = end
+            self._changed.set()
 
-    def _take(self, event: msgspec.Raw) -> None:
-        """Take in an intermediate answer, also one that was on its way when the call was left."""
+    def _take(self, stay: int, event: msgspec.Raw) -> None:
+        """Take in an intermediate answer; stay: within which it was asked for."""
         raise NotImplementedError
 
     def _let_go(self) -> None:
@@ -126,12 +131,12 @@ class Work(Standing):
         runs, self._runs = self._runs, deque()
         self._worker.give_back(runs)
 
-    def _take(self, event: msgspec.Raw) -> None:
+    def _take(self, stay: int, event: msgspec.Raw) -> None:
         runs = heard(event)
         if isinstance(runs, str):
             self._worker.end_run(runs)
             return
-        if self._number is None:
+        if stay != self._stay:
             self._worker.give_back(runs)  # it was left, and these were on their way
             return
         self._worker.note_runs(runs, self._held)

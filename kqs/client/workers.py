@@ -56,13 +56,12 @@ class WorkersCalls:
         try:
             async with asyncio.timeout(limit_s):
                 return await answer
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
             self._calls.withdraw(number)
-            raise self._calls.late_error() from None
-        except asyncio.CancelledError:
-            self._calls.withdraw(number)
-            if not answer.cancelled() and answer.exception() is None:
+            if not answer.cancelled() and answer.exception() is None:  # they came in the same turn of the loop
                 self.give_back(answer.result())
+            if isinstance(error, TimeoutError):
+                raise self._calls.late_error() from None
             raise
 
     def work(self, types: Sequence[str], room: int = 1, *, worker: str | None = None, hold: bool = False) -> Work:

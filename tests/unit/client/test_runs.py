@@ -77,6 +77,21 @@ async def test_so_does_one_whose_answer_came_as_it_was_cancelled(server: LineSer
     assert ("release", [{"run": "token-1", "begun": False}]) in called(await server.got(3))
 
 
+async def test_so_does_one_whose_answer_came_as_its_time_was_over(server: LineServer) -> None:
+    async with Client(server.address, timeout_s=0.05) as client:
+        asking = await started(client.reserve(["mail"]))
+        await server.got(1)
+        loop = asyncio.get_running_loop()
+        is_over_at = loop.time() + 0.05
+        while loop.time() < is_over_at:  # so that both are due in one turn of the loop
+            pass
+        raw = Raw(b'[{"run":"token-1","id":"a","type":"mail","data":1,"attempt":1,"failures":0,"ghosts":0,"ttr":30}]')
+        loop.call_soon(client._calls._standing[1].ended, raw)
+        with pytest.raises(TimeoutError):
+            await asking
+        assert ("release", [{"run": "token-1", "begun": False}]) in called(await server.got(3))
+
+
 async def test_a_reserve_without_an_answer_ends_in_time_and_takes_nothing(server: LineServer) -> None:
     async with Client(server.address, timeout_s=0.05) as client:
         with pytest.raises(TimeoutError):
@@ -311,6 +326,31 @@ async def test_an_order_is_taken_from_only_while_it_stands_and_may_be_made_again
             assert [run async for run in work] == []
     with pytest.raises(RuntimeError, match="async with"):
         await work.take()
+
+
+async def test_one_that_is_made_again_at_once_is_not_ended_with_the_last(server: LineServer, client: Client) -> None:
+    work = client.work(["mail"])
+    async with work:
+        await server.got(1)
+    async with work:
+        assert [name for name, _ in called(await server.got(3))] == ["work", "withdraw", "work"]
+        tell(server, 0, [a_run(1)])  # on its way as that was left
+        server.answer(0, None)
+        tell(server, 2, [a_run(2)])
+        assert (await anext(work)).id == "id-2"
+        assert called(await server.got(4))[3] == ("release", [{"run": "token-1", "begun": False}])
+
+
+async def test_so_it_is_with_events(server: LineServer, client: Client) -> None:
+    events = client.events()
+    async with events:
+        await server.got(1)
+    async with events:
+        await server.got(3)
+        tell(server, 0, {"event": "created", "id": "before"})
+        server.answer(0, None)
+        tell(server, 2, {"event": "created", "id": "after"})
+        assert (await anext(events))["id"] == "after"
 
 
 async def test_a_fault_of_who_is_told_of_a_lost_run_harms_nothing(server: LineServer, client: Client) -> None:
