@@ -1,4 +1,4 @@
-"""A run that was given over the wire, as handlers and lanes know it; and why it failed, as it is told there."""
+"""A run that was given over the wire, as handlers and lanes know it; and how its end is told there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from kqs.errors import PASSING_CODES
 from kqs.job import MAX_ERROR_CHARS, Claim, Run
 from kqs.options import PRIORITIES
 from kqs.outcome import Failed
@@ -13,6 +14,10 @@ from kqs.wire.runs import GivenRun
 
 #: the server hears of a run once in this share of its ttr
 TOUCH_SHARE = 3
+#: codes of refusals after which the same is said again, so much later, in s: of a fault, which may be over by then, it must be
+#: as well
+PASSING = PASSING_CODES | {"internal"}
+AGAIN_S = 1.0
 _NORMAL = PRIORITIES["normal"]
 
 

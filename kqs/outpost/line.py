@@ -15,7 +15,7 @@ import msgspec
 
 from kqs.client import Address
 from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Link, why_unreachable
-from kqs.errors import PASSING_CODES, CallError
+from kqs.errors import CallError
 from kqs.log import get_logger
 from kqs.pauses import Pauses
 from kqs.process.threads import addresses_of
@@ -34,9 +34,6 @@ MOST_UNANSWERED = 2
 #: most reports or touches of one call, and most bytes of results or progress in it: one may be longer
 MAX_MEMBERS = 1000
 MAX_BYTES = 256 * 1024
-
-#: codes of refusals after which the same is said again: of a fault, which may be over by then, it must be as well
-PASSING = PASSING_CODES | {"internal"}
 
 T = TypeVar("T")
 #: told a call's result, or its refusal; None: its connection was lost before

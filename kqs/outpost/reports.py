@@ -16,17 +16,14 @@ import msgspec
 
 from kqs.client.runs import told
 from kqs.errors import CallError
-from kqs.given import reason_of
+from kqs.given import AGAIN_S, PASSING, reason_of
 from kqs.job import MAX_ERROR_CHARS
 from kqs.log import get_logger
 from kqs.outcome import Again, Failed, Ok, Outcome
-from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, PASSING, Line
+from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, Line
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.work")
-
-#: what a server could not take now it is told again so late, in s
-AGAIN_S = 1.0
 
 _encode = msgspec.json.Encoder().encode
 

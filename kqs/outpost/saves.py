@@ -1,7 +1,8 @@
 """What handlers here save of their progress, on its way to the server: the last of each run, a second after the first.
 
-It is a touch of the run as well. What a run has saved last goes out before its report, unless that is a success, after which
-nobody asks. What the server could not take now is said again. Call from the loop thread, but for `note`.
+It is a touch of the run as well; where it is refused the run is touched without it. What a run has saved last goes out before
+its report, unless that is a success, after which nobody asks. What the server could not take now is said again. Call from the
+loop thread, but for `note`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from msgspec import Raw
 
 from kqs.client.runs import seconds_left
 from kqs.errors import CallError
+from kqs.given import PASSING
 from kqs.handlers import JobContext
 from kqs.log import get_logger
 from kqs.outcome import Ok, Outcome
-from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, PASSING, Line
+from kqs.outpost.line import MAX_BYTES, MAX_MEMBERS, Line
 from kqs.outpost.open_runs import OpenRuns
 from kqs.queue.noted import Noted, saved_by
 from kqs.supervisor import Supervisor
@@ -99,14 +101,17 @@ class Saves:
                 self._trouble.over()
             elif told is None and (context is None or context.is_over):
                 self._last.setdefault(token, bytes(touch.progress))  # its report is said again as well, after this
-            elif told is None or told.call_code in PASSING:
+            elif told is None:
                 self._note_again(context)
             elif told.call_code == "stale":
                 self._open_runs.end(token)
             else:
-                self._trouble.met(code=told.call_code, error=str(told))
                 refused.append(token)
-        self._open_runs.touch(refused)
+                if told.call_code in PASSING:
+                    self._note_again(context)
+                else:
+                    self._trouble.met(code=told.call_code, error=str(told))
+        self._open_runs.touch(refused)  # what was refused has not touched their runs either
 
     def _note_again(self, context: JobContext | None) -> None:
         if context is not None and not (context.is_over or context.is_unsent):

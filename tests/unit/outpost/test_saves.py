@@ -89,9 +89,19 @@ async def test_what_the_server_could_not_take_is_said_again(post: Post) -> None:
     post.begin(run).context.save(1)
     await post.called("touch")
     post.answer("touch", [{"code": "busy", "message": "later"}])
-    await post.called("touch", 2)
-    post.refuse("touch", "busy")
-    assert await post.called("touch", 3) == [[touch(1, 1)]] * 3
+    await post.called("touch", 3)
+    post.refuse("touch", "busy", index=-1)
+    told = await post.called("touch", 5)
+    assert [one for one in told if "progress" in one[0]] == [[touch(1, 1)]] * 3
+
+
+async def test_meanwhile_its_run_is_touched_without_it(post: Post) -> None:
+    await post.start()
+    (run,) = await post.given(a_run(1))
+    post.begin(run).context.save(1)
+    await post.called("touch")
+    post.answer("touch", [{"code": "busy", "message": "later"}])
+    assert (await post.called("touch", 2))[1] == [{"run": "token-1"}]
 
 
 async def test_a_stale_run_is_lost(post: Post) -> None:
