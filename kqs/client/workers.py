@@ -136,9 +136,21 @@ class WorkersCalls:
 
     async def finish_many(self, reports: Sequence[Report]) -> list[CallError | None]:
         """Report up to 10,000 runs in one line; return for each why it was refused, or None. Raises: as `finish`."""
-        for report in reports:
-            self._runs.pop(report.run, None)
-        return told(await (await self._calls.start("finish", encode(list(reports), "bad_call"), repeatable=True)))
+        ended = {report.run: run for report in reports if (run := self._runs.pop(report.run, None)) is not None}
+        try:
+            refusals = told(await (await self._calls.start("finish", encode(list(reports), "bad_call"), repeatable=True)))
+        except CallError:
+            self._runs.update(ended)
+            raise
+        if any(refusals):
+            self._note_refused(ended, reports, refusals)
+        return refusals
+
+    def _note_refused(self, ended: Mapping[str, Run], reports: Sequence[Report], refusals: Sequence[CallError | None]) -> None:
+        """Take in that runs go on whose reports were refused, but not as stale: who has them may hear of their loss yet."""
+        for report, refusal in zip(reports, refusals, strict=True):
+            if refusal is not None and refusal.call_code != "stale" and report.run in ended:
+                self._runs[report.run] = ended[report.run]
 
     def note_runs(self, runs: Iterable[Run], held: bool = False) -> None:
         """Take in that these were given to somebody, who is to hear of their loss. held: they outlive their connection."""

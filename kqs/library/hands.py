@@ -19,7 +19,7 @@ from kqs.client import Client, Report, Run
 from kqs.errors import CallError, KqsError
 from kqs.executor import Executor
 from kqs.executor.outcomes import delayed, judge
-from kqs.given import TOUCH_SHARE, reason_of, run_of
+from kqs.given import AGAIN_S, PASSING, TOUCH_SHARE, reason_of, run_of
 from kqs.handlers import Handler, JobContext
 from kqs.library.apart import Apart, BulkStoreError, reference_in
 from kqs.log import get_logger
@@ -169,11 +169,16 @@ class Hands:
         """Report how a run has ended; tell whether that was taken."""
         if one.context.is_unsent and not isinstance(outcome, Ok):
             await self._save(one)
+        report = _report(one.run, outcome)
+        return await self._say(one, lambda: self._gather(report))
+
+    def _gather(self, report: Report) -> asyncio.Future[None]:
+        """Have a report sent with the others of this turn of the loop; return the future of its answer."""
         answered: asyncio.Future[None] = self._loop.create_future()
         if not self._reports:
             self._supervisor.call_soon("library", self._send_reports)
-        self._reports.append((_report(one.run, outcome), answered))
-        return await self._say(one, lambda: answered)
+        self._reports.append((report, answered))
+        return answered
 
     def _send_reports(self) -> None:
         reports, self._reports = self._reports, []
@@ -198,17 +203,23 @@ class Hands:
                 answered.set_exception(refusal)
 
     async def _say(self, one: _InHand, say: Callable[[], Awaitable[object]]) -> bool:
-        """Say something of a run. What is refused changes nothing: it is the queue's to judge then, after its ttr.
+        """Say something of a run, again and again where the queue cannot take it now, until the run is lost.
 
-        Returns: False: it was refused, or nobody knows.
+        What else is refused changes nothing: it is the queue's to judge then, after its ttr. Returns: False: it was refused, or
+        nobody knows.
         """
-        try:
-            await say()
-        except KqsError as error:
-            if not (isinstance(error, CallError) and error.call_code == "stale"):
-                log.warning("a report was not taken", job=one.run.id, error=str(error))
-            return False
-        return True
+        while True:
+            try:
+                await say()
+            except KqsError as error:
+                if _passes(error) and not one.is_lost:
+                    one.told_at = self._now()  # who cannot take a report gives its run the ttr anew
+                    await asyncio.sleep(AGAIN_S)
+                    continue
+                if not (isinstance(error, CallError) and error.call_code == "stale"):
+                    log.warning("a report was not taken", job=one.run.id, error=str(error))
+                return False
+            return True
 
     def _saved(self, _context: JobContext) -> None:
         """Take in, in any thread, that a handler has saved something."""
@@ -238,7 +249,8 @@ class Hands:
                     self._lose(one)  # as the queue judges it in this moment
                 else:
                     touching.append(one)
-        await side_by_side(map(self._save, saving), "library-save")  # in one line's time
+        are_heard = await side_by_side(map(self._save, saving), "library-save")  # in one line's time
+        touching += [one for one, is_heard in zip(saving, are_heard, strict=True) if not (is_heard or one.is_lost)]
         if touching:
             for one in touching:
                 one.told_at = now
@@ -247,11 +259,21 @@ class Hands:
             except KqsError as error:
                 log.warning("runs were not touched", count=len(touching), error=str(error))
 
-    async def _save(self, one: _InHand) -> None:
+    async def _save(self, one: _InHand) -> bool:
+        """Send what a handler has saved last, which touches its run; tell whether it did."""
         context = one.context
         context.is_unsent = False
         saved, one.told_at = context.saved, self._now()
-        await self._say(one, lambda: self._client.touch(one.run, msgspec.Raw(saved or b"null")))
+        try:
+            await self._client.touch(one.run, msgspec.Raw(saved or b"null"))
+        except KqsError as error:
+            if _passes(error):
+                context.is_unsent = True  # what was saved meanwhile goes in its place: the last counts
+                self._supervisor.call_later(AGAIN_S, "library", self._changed.set)
+            elif not (isinstance(error, CallError) and error.call_code == "stale"):
+                log.warning("progress was not kept", job=one.run.id, error=str(error))
+            return False
+        return True
 
     def _lose(self, one: _InHand) -> None:
         """End a run without a report; a handler that does not heed that is not waited for, and its place is another's."""
@@ -268,6 +290,11 @@ class Hands:
         if (one := self._in_hand.get(run.token)) is not None and not one.is_lost:
             one.is_owed = True
             self._lose(one)
+
+
+def _passes(error: KqsError) -> bool:
+    """Tell whether the same may be said again: the queue is held up."""
+    return isinstance(error, CallError) and error.call_code in PASSING
 
 
 def _may_return(outcome: Outcome) -> bool:

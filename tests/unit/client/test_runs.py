@@ -369,3 +369,22 @@ async def test_a_fault_of_who_is_told_of_a_lost_run_harms_nothing(server: LineSe
         await until(lambda: bool(faults))
         assert run.is_over
         assert (await anext(work)).id == "id-2"
+
+
+@pytest.mark.parametrize(("code", "is_told"), [("busy", True), ("stale", False)])
+async def test_a_run_whose_report_was_refused_for_now_may_be_lost_yet(
+    server: LineServer, client: Client, code: str, *, is_told: bool
+) -> None:
+    over: list[Run] = []
+    client.on_over = over.append
+    asking = await started(client.reserve(["mail"], 2))
+    await server.got(1)
+    server.answer(0, [a_run(1), a_run(2)])
+    runs = await asking
+    reporting = await started(client.finish_many([Report("token-1", "ok")]))
+    await server.got(2)
+    server.answer(1, [{"code": code, "message": "no"}])
+    await reporting
+    server.drop()
+    await until(lambda: runs[1] in over)
+    assert (runs[0] in over) is is_told
