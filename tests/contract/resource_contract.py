@@ -318,6 +318,40 @@ class ResourceContract:
         await self.end(store, run, now)
         assert calls.take() == [2]
 
+    @pytest.mark.parametrize("claimed_first", [[2], [2, 1], [1, 2]])
+    async def test_a_better_one_on_its_way_to_a_lane_comes_before_who_is_called(
+        self, store: Store, calls: Calls, clock: FakeClock, claimed_first: list[int]
+    ) -> None:
+        now = clock.now()
+        await self.insert(store, calls, [*needing(0, 1), *needing(2, due_at=now + 1, prio=5)], 1, "w", now)
+        (run,) = await self.claimed(store, 0, 1, now=now)
+        assert numbers(await store.wake(now + 1, 9)) == [2]
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        (run,) = await self.claimed(store, *claimed_first, now=now)
+        assert numbers([run]) == [2]
+        assert await self.claimed(store, 1, now=now) == []
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        assert numbers(await self.claimed(store, 1, now=now)) == [1]
+
+    async def test_it_comes_before_all_who_are_called_or_waits_like_them(
+        self, store: Store, calls: Calls, clock: FakeClock
+    ) -> None:
+        now = clock.now()
+        await self.insert(store, calls, needing(0), 1, "w", now)
+        (run,) = await self.claimed(store, 0, now=now)
+        jobs = [*needing(1, prio=5, type="idle"), *needing(2), *needing(3, due_at=now + 1, prio=7)]
+        await self.insert(store, calls, jobs, 2, "w", now)
+        assert await self.claimed(store, 1, 2, now=now) == []
+        assert numbers(await store.wake(now + 1, 9)) == [3]
+        await self.end(store, run, now)
+        assert calls.take() == [1]
+        clock.advance(CALL_S)
+        await store.call_on(clock.now())
+        assert calls.take() == [2]
+        assert numbers(await self.claimed(store, 3, 2, now=now)) == [2]
+
     async def test_a_type_that_nobody_takes_stops_no_others(self, store: Store, calls: Calls, clock: FakeClock) -> None:
         now = clock.now()
         jobs = [*needing(0), *needing(1, 2, type="idle"), *needing(3, type="busy"), *needing(4, type="busy")]

@@ -9,7 +9,8 @@ A resource that anybody has or waits for has one document in `locks`, its *line*
     waited    jobs may be parked for it, so that who has it must not just delete the line
 
 A job in the line is *parked* (`parked` tells its rank, which an index sorts), or *called*: ready, the resource in `called`.
-Who is neither may have the resource only where there is no line. The order of steps keeps this true whoever dies between two:
+Who is neither may have the resource only where there is no line, or as one who comes before all who are called. The order of
+steps keeps this true whoever dies between two:
 
 1. A claim comes before its line. So a line whose job does not run under that claim is over, and anybody may open it. But where
    the job was deleted as it ran, the run has the line until it is reported, as long as who watches over it, `owner`, lives.
@@ -21,7 +22,7 @@ Who is neither may have the resource only where there is no line. The order of s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pymongo import UpdateOne
@@ -42,6 +43,7 @@ _NAMES = 50
 #: how often a step is tried anew because others were faster; what is left then is the eldest's
 _TRIES = 20
 _RANKED = entry_fields(None)
+_BEFORE_ALL = (-1, -1)
 _RUNS: Document = {"place": int(Place.RUNNING)}
 _FENCE = ("job", "order", "attempt", "epoch")
 
@@ -118,8 +120,9 @@ class Resources:
         wanting: defaultdict[str, list[Document]] = defaultdict(list)
         for document in documents:
             wanting[document["resource"]].append(document)
-        firsts = [min([one for one in group if "called" in one] or group, key=_rank_of) for group in wanting.values()]
-        granted = await self._take([one for one in firsts if "called" not in one], [one for one in firsts if "called" in one])
+        granted = await self._take([min(group, key=_rank_of) for group in wanting.values()])
+        if passed_over := [one for group in wanting.values() if (one := _first_called(group, granted)) is not None]:
+            granted |= await self._take(passed_over)
         held = [_held(document) for document in documents if document["_id"] in granted]
         self._held.update((one.claim, one) for one in held)
         refused = [document for document in documents if document["_id"] not in granted]
@@ -127,20 +130,38 @@ class Resources:
             await self._park(refused)
         return refused
 
-    async def _take(self, free: list[Document], called: list[Document]) -> set[str]:
-        """Make these the holders of their lines, no two of one; return who is. Who is called finds one, the others make it."""
+    async def _take(self, firsts: Sequence[Document]) -> set[str]:
+        """Make these the holders of their lines, no two of one; return who is. Who is called finds one, the others make it.
+
+        Where there is an open one, the others may have it only if they come before all who are called: then they were on their
+        way to a lane before these were.
+        """
+        called = [one for one in firsts if "called" in one]
         doubtful = called
         granted: set[str] = set()
-        if free:
+        if len(called) < len(firsts):
+            free = [one for one in firsts if "called" not in one]
             taken = await write_unless_taken(self._locks.insert_many([_held(one).line for one in free], ordered=False))
             granted = {one["_id"] for index, one in enumerate(free) if index not in taken}
-            doubtful = [*called, *(free[index] for index in sorted(taken))]
+            others = [free[index] for index in sorted(taken)]
+            called = [*called, *await self._before_all_called(others)]
+            doubtful = [*doubtful, *others]
         if called:
             writes = [UpdateOne({"_id": one["resource"], "job": None}, _taking(_held(one))) for one in called]
             await self._locks.bulk_write(writes, ordered=False)
         if doubtful:
             granted |= await self._recognise(doubtful)
         return granted
+
+    async def _before_all_called(self, documents: Sequence[Document]) -> list[Document]:
+        """Return those of these jobs for whose resource others are called, all of which come after them."""
+        if not documents:
+            return []
+        found = self._jobs.find({"called": {"$in": [one["resource"] for one in documents]}}, ["called", "prio", "order"])
+        first: dict[str, tuple[int, int]] = {}
+        for other in await found.to_list(None):
+            first[other["called"]] = min(_rank_of(other), first.get(other["called"], _rank_of(other)))
+        return [one for one in documents if _rank_of(one) < first.get(one["resource"], _BEFORE_ALL)]
 
     async def _recognise(self, documents: list[Document]) -> set[str]:
         """Return which of these jobs have their resource. A line that names an older claim of the job is its own."""
@@ -405,6 +426,13 @@ class Resources:
 
 def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:
     return (document["prio"], document["order"])
+
+
+def _first_called(group: Sequence[Document], granted: Collection[str]) -> Document | None:
+    """Return the first of a resource's claims that is called, if one that comes before it was not granted; None: none is so."""
+    called = [one for one in group if "called" in one]
+    first = min(group, key=_rank_of)
+    return None if not called or "called" in first or first["_id"] in granted else min(called, key=_rank_of)
 
 
 def _held(document: Mapping[str, Any]) -> _Held:
