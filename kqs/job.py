@@ -51,6 +51,10 @@ class Members(NamedTuple):
     last_order: int = 0
 
 
+#: what tells a job from all others: its order, which jobs of other servers may have, and its id, which later jobs may
+Key = tuple[int, str]
+
+
 class Accepted(msgspec.Struct, gc=False):
     """A journaled job on its way into the store.
 
@@ -110,6 +114,11 @@ class Accepted(msgspec.Struct, gc=False):
         """Tell whether it needs its resource, if it has one, as it is stored: its run is not over, and it is due."""
         return self.end is None and (bool(self.claimed_at) or self.due_at <= now)
 
+    @property
+    def key(self) -> Key:
+        """Return what tells the job from all others."""
+        return (self.order, self.id)
+
 
 class Tally(msgspec.Struct, frozen=True, gc=False):
     """How a batch stands: how many members it has, and how many of these have ended in which way, deleted ones included.
@@ -148,6 +157,11 @@ class Entry(msgspec.Struct, gc=False):
     group: str | None = None
 
     @property
+    def key(self) -> Key:
+        """Return what tells the job from all others."""
+        return (self.order, self.id)
+
+    @property
     def rank(self) -> tuple[int, int]:
         """Return the key that orders ready jobs of one type: priority, then age."""
         return (self.prio, self.order)
@@ -164,6 +178,11 @@ class Claim(msgspec.Struct, gc=False, frozen=True):
     id: str
     attempt: int
     epoch: int
+
+    @property
+    def key(self) -> Key:
+        """Return what tells the job from all others."""
+        return (self.order, self.id)
 
 
 class Run(msgspec.Struct, gc=False, frozen=True):

@@ -20,7 +20,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from kqs.config import TakingSection
-from kqs.job import Accepted, Claim, Entry, Run
+from kqs.job import Accepted, Claim, Entry, Key, Run
 from kqs.queue.consumer import Consumer
 from kqs.queue.gate import Limit
 from kqs.queue.limits import Limits
@@ -121,7 +121,7 @@ class Admission:
             self._offer(consumer)
 
     def limit(
-        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[int, int]]], *, is_shared: bool = False
+        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[Key, int]]], *, is_shared: bool = False
     ) -> None:
         """Have these limits of types, and no others: see `Limits.set`."""
         self.limits.set(limits, running, is_shared=is_shared)
@@ -200,7 +200,7 @@ class Admission:
 
     def _takes(self, entry: Entry, by: int) -> bool:
         """Give an entry a place. One that runs or is being claimed already is none that waits, which the store will tell."""
-        return self.limits.take(entry.type, entry.order, -by) or self.limits.has(entry.type, entry.order)
+        return self.limits.take(entry.type, entry.key, -by) or self.limits.has(entry.type, entry.key)
 
     def settle(self, entries: list[Entry], runs: Iterable[Run]) -> None:
         """Take in what came of the claim of entries that did `fit`."""
@@ -208,14 +208,14 @@ class Admission:
         if not limits.gates:
             return
         for run in runs:
-            limits.claim(run.type, run.claim.order, run.claim.attempt)
+            limits.claim(run.type, run.claim.key, run.claim.attempt)
         by = id(entries)
         for entry in entries:
-            limits.free(entry.type, entry.order, -by, is_unused=True)
+            limits.free(entry.type, entry.key, -by, is_unused=True)
 
     def over(self, run: Run, *, has_begun: bool) -> None:
         """Take in that a run is over."""
-        self.limits.free(run.type, run.claim.order, run.claim.attempt, is_unused=not has_begun)
+        self.limits.free(run.type, run.claim.key, run.claim.attempt, is_unused=not has_begun)
 
     def verdict(self, run: Run, now: float) -> Verdict:
         """Return whether a delivered run may begin. now: Unix seconds."""
@@ -226,7 +226,7 @@ class Admission:
             return Verdict.EXPIRED
         if run.type in self._suspended:
             return Verdict.SUSPENDED
-        if self.limits.gates and not self.limits.may_begin(run.type, run.claim.order, run.claim.attempt):
+        if self.limits.gates and not self.limits.may_begin(run.type, run.claim.key, run.claim.attempt):
             return Verdict.LIMITED
         return Verdict.RUN
 
@@ -235,7 +235,7 @@ class Admission:
         if run.expire_at is not None or self.revoked:
             return False
         return run.type not in self._asked or (
-            run.type not in self._suspended and self.limits.is_kept(run.type, run.claim.order, run.claim.attempt)
+            run.type not in self._suspended and self.limits.is_kept(run.type, run.claim.key, run.claim.attempt)
         )
 
     def has_backlog(self, type_: str) -> bool:
@@ -332,7 +332,7 @@ def _first(
     types: Collection[str],
     most: int,
     now: float,
-    takes: Callable[[str, int, object], bool] | None,
+    takes: Callable[[str, Key, object], bool] | None,
 ) -> list[Accepted]:
     """Return the first jobs of some types that may begin, `most` at most.
 
@@ -342,7 +342,7 @@ def _first(
     for job in _by_rank(jobs):
         is_free = job.type in types and not (job.due_at or job.claimed_at)  # claimed: for one before
         if is_free and (job.expire_at is None or may_run(job.expire_at, now)):
-            if takes is not None and not takes(job.type, job.order, FIRST_ATTEMPT):
+            if takes is not None and not takes(job.type, job.key, FIRST_ATTEMPT):
                 continue
             first.append(job)
             if len(first) == most:

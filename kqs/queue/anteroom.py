@@ -64,7 +64,7 @@ class Anteroom:
         waiting = self._waiting.get(type_)
         while waiting:
             run, consumer, _ = waiting[0]
-            if not self._limits.may_begin(type_, run.claim.order, run.claim.attempt):
+            if not self._limits.may_begin(type_, run.claim.key, run.claim.attempt):
                 return
             waiting.popleft()
             self._settle(type_, waiting)

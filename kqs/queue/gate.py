@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import NamedTuple
 
 #: more than anything runs
@@ -111,7 +112,7 @@ class Granted(Bucket):
 class Gate:
     """The limits of one type.
 
-    places: by order, the attempt that has one, or who is about to claim it. slots: the orders that have one.
+    places: by the key of a job, the attempt that has one, or who is about to claim it. slots: the keys of those that have one.
     places_count: how many there may be. paid: with a token. is_awaited: a claimed run waits for a slot.
     """
 
@@ -142,10 +143,10 @@ class Gate:
         self._is_alone = is_alone
         self._ahead = self._over_count = 0
         self._tuned_at = now
-        self.places: dict[int, object] = {}
-        self.slots: set[int] = set()
+        self.places: dict[Hashable, object] = {}
+        self.slots: set[Hashable] = set()
         self.is_awaited = False
-        self.paid: set[int] = set()
+        self.paid: set[Hashable] = set()
         self.bucket: Bucket | None = None
         self.is_dry = False
         self.shared: int | None = None

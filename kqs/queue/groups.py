@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from kqs.broker.base import Broker, Refill
 from kqs.broker.turns import Turns
 from kqs.config import TakingSection
-from kqs.job import Entry, Run
+from kqs.job import Entry, Key, Run
 from kqs.store.rotation import Terms, Turn, Turned
 
 #: jobs of one look into the store: what it takes there is bounded by that
@@ -58,30 +58,30 @@ class _Out:
     def __init__(self, most: int) -> None:
         self.most = most
         self.counts: Counter[str] = Counter()
-        self.brought: set[int] = set()
-        self._groups: dict[int, str] = {}
+        self.brought: set[Key] = set()
+        self._groups: dict[Key, str] = {}
 
-    def add(self, order: int, group: str) -> None:
+    def add(self, key: Key, group: str) -> None:
         """Take in that a job is given out. Idempotent."""
-        if order not in self._groups:
-            self._groups[order] = group
+        if key not in self._groups:
+            self._groups[key] = group
             self.counts[group] += 1
 
-    def drop(self, order: int) -> bool:
+    def drop(self, key: Key) -> bool:
         """Take in that it is over, and tell whether a look has brought it meanwhile. Idempotent."""
-        if (group := self._groups.pop(order, None)) is not None:
+        if (group := self._groups.pop(key, None)) is not None:
             self.counts[group] -= 1
             if not self.counts[group]:
                 del self.counts[group]
-        if order not in self.brought:
+        if key not in self.brought:
             return False
-        self.brought.discard(order)
+        self.brought.discard(key)
         return True
 
-    def may_go(self, order: int, group: str) -> bool:
+    def may_go(self, key: Key, group: str) -> bool:
         """Tell whether a job that a look has brought may be given out."""
-        if order in self._groups:
-            self.brought.add(order)
+        if key in self._groups:
+            self.brought.add(key)
             return False
         return self.counts[group] < self.most
 
@@ -104,7 +104,7 @@ class Groups:
         self._taking = taking
         self._turns = Turns()
         self._lines: dict[str, _Line] = {}
-        self._fresh: dict[str, set[int]] = {}
+        self._fresh: dict[str, set[Key]] = {}
         self._out: dict[str, _Out] = {
             type_: _Out(most) for type_, section in taking.items() if (most := section.group_max_running)
         }
@@ -187,12 +187,12 @@ class Groups:
         taking = self._taking.get(type_, _AS_OTHERS)
         async with line.lock:
             line.has_more = False
-            passed = [*self._fresh.get(type_, ()), *(entry.order for entry in chosen)]
+            passed = {order for order, _ in self._fresh.get(type_, ())} | {entry.order for entry in chosen}
             most: dict[str, int] = {}
             if (out := self._out.get(type_)) is not None:
                 counts = out.counts + Counter(entry.group for entry in chosen)
                 most = {group: out.most - n for group, n in counts.items() if group is not None}
-                passed += out.brought
+                passed |= {order for order, _ in out.brought}
             plain = count if self._broker.backlog(type_) else 0
             terms = Terms(taking.group_weights, most, frozenset(passed), plain)
             turned = await self._in_turn(type_, line.turn, count, terms)
@@ -207,16 +207,16 @@ class Groups:
 
     def _may_go(self, entry: Entry) -> bool:
         """Tell whether a job may be given out; another look may have given it, or all its group may have, meanwhile."""
-        if entry.order in self._fresh.get(entry.type, ()):
+        if entry.key in self._fresh.get(entry.type, ()):
             return False
         out = self._out.get(entry.type)
-        return out is None or out.may_go(entry.order, entry.group or "")
+        return out is None or out.may_go(entry.key, entry.group or "")
 
     def _given(self, entry: Entry) -> Entry:
         assert entry.group is not None, "it was in the line of one"
-        self._fresh.setdefault(entry.type, set()).add(entry.order)
+        self._fresh.setdefault(entry.type, set()).add(entry.key)
         if (out := self._out.get(entry.type)) is not None:
-            out.add(entry.order, entry.group)
+            out.add(entry.key, entry.group)
         entry.handle = _Handle(entry.type, entry.group)
         return entry
 
@@ -248,9 +248,9 @@ class Groups:
             if type(handle) is not _Handle:
                 below.append(entry)
                 continue
-            self._forget_fresh(handle.type, entry.order)
+            self._forget_fresh(handle.type, entry.key)
             out = self._out.get(handle.type)
-            was_brought = out is not None and out.drop(entry.order)
+            was_brought = out is not None and out.drop(entry.key)
             if waits or was_brought or (out is not None and handle.type in self._lines):
                 self._note(handle.type)  # also for a look that is under way
                 freed.add(handle.type)
@@ -265,7 +265,7 @@ class Groups:
         passing: set[str] = set()
         for entry in entries:
             if type(entry.handle) is _Handle:
-                self._forget_fresh(entry.type, entry.order)
+                self._forget_fresh(entry.type, entry.key)
                 line = self._lines.get(entry.type)
                 if line is not None and (line.lock.locked() or (line.is_full and line.has_passed)):
                     passing.add(entry.type)  # a look that is under way may have passed them, too
@@ -274,9 +274,9 @@ class Groups:
                 self._note(type_)
             self._broker.wake(passing)
 
-    def _forget_fresh(self, type_: str, order: int) -> None:
+    def _forget_fresh(self, type_: str, key: Key) -> None:
         if (fresh := self._fresh.get(type_)) is not None:
-            fresh.discard(order)
+            fresh.discard(key)
             if not fresh:
                 del self._fresh[type_]
 
@@ -292,7 +292,7 @@ class Groups:
         out = self._out.get(run.type)
         if run.group is None or out is None:
             return run
-        out.add(run.claim.order, run.group)
+        out.add(run.claim.key, run.group)
         return replace(run, handle=_Handle(run.type, run.group))
 
     def lose(self, run: Run) -> None:

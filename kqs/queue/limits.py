@@ -5,7 +5,8 @@ that begins. `concurrency` bounds the slots that are taken here, `max_running` t
 store, it is what the store has granted to this one. There are as many places as slots, and where all who take the type can let
 claimed runs wait, and nothing is granted, as many more as got through in `AHEAD_S` lately: a claim costs a commit, for which a
 few short runs at a time would wait. `rate` gives *tokens*, of which each claim takes one, and a claim that comes to nothing
-gives it back. A type is *closed* while it has no place or no token left. Invariants:
+gives it back. A type is *closed* while it has no place or no token left. A job is known by its *key*, which no other has: its
+order some job of another server may have as well. Invariants:
 
 1. A job has one place at most, and one slot; what it gives back is what it has by that claim. A slot goes with a place.
 2. No place is taken of a closed type, but by what runs already, wherever it was claimed.
@@ -17,7 +18,7 @@ gives it back. A type is *closed* while it has no place or no token left. Invari
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 from kqs.queue.gate import NO_LIMIT, Gate, Granted, Limit
@@ -55,11 +56,11 @@ class Limits:
         self.on_missed: Callable[[str], None] = _nobody
 
     def set(
-        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[int, int]]], *, is_shared: bool = False
+        self, limits: Mapping[str, Limit], running: Callable[[str], Iterable[tuple[Hashable, int]]], *, is_shared: bool = False
     ) -> None:
         """Have these limits, and no others, from now on.
 
-        Args: running: returns the orders and attempts of what runs of a type that had none. is_shared: what is bounded over
+        Args: running: returns the keys and attempts of what runs of a type that had none. is_shared: what is bounded over
             all servers is granted (`grant`, `bring`).
         """
         now, opened = self._monotonic(), [type_ for type_ in self.closed if type_ not in limits]
@@ -119,17 +120,17 @@ class Limits:
             self._lose_tokens(type_, gate)
         return left
 
-    def has(self, type_: str, order: int) -> bool:
+    def has(self, type_: str, key: Hashable) -> bool:
         """Tell whether a job has a place."""
         gate = self.gates.get(type_)
-        return gate is not None and order in gate.places
+        return gate is not None and key in gate.places
 
-    def take(self, type_: str, order: int, by: object) -> bool:
+    def take(self, type_: str, key: Hashable, by: object) -> bool:
         """Give a job a place, and a token; False: there is none, or it has one already."""
         gate = self.gates.get(type_)
         if gate is None:
             return True
-        if order in gate.places or gate.is_closed:
+        if key in gate.places or gate.is_closed:
             return False
         bucket = gate.bucket
         if bucket is not None:
@@ -141,8 +142,8 @@ class Limits:
             if not left:
                 self._lose_tokens(type_, gate)
                 return False
-            gate.paid.add(order)
-        gate.places[order] = by
+            gate.paid.add(key)
+        gate.places[key] = by
         if gate.is_closed:
             self._settle(type_, gate)
         return True
@@ -153,29 +154,29 @@ class Limits:
         self._settle(type_, gate)
         self.on_missed(type_)
 
-    def claim(self, type_: str, order: int, attempt: int) -> None:
+    def claim(self, type_: str, key: Hashable, attempt: int) -> None:
         """Take in that a job was claimed, whether or not there was a place for it."""
         gate = self.gates.get(type_)
         if gate is not None:
-            gate.places[order] = attempt
+            gate.places[key] = attempt
             self._settle(type_, gate)
 
-    def hold(self, type_: str, order: int, attempt: int) -> None:
+    def hold(self, type_: str, key: Hashable, attempt: int) -> None:
         """Take in that a job runs, whether or not there was a slot for it."""
         gate = self.gates.get(type_)
         if gate is not None:
-            gate.slots.add(order)
-            if gate.places.get(order) != attempt:
-                self.claim(type_, order, attempt)
+            gate.slots.add(key)
+            if gate.places.get(key) != attempt:
+                self.claim(type_, key, attempt)
 
-    def is_kept(self, type_: str, order: int, attempt: int) -> bool:
+    def is_kept(self, type_: str, key: Hashable, attempt: int) -> bool:
         """Tell whether a claimed run has its place, and a slot or one to be had."""
         gate = self.gates.get(type_)
-        if gate is None or gate.places.get(order) != attempt:
+        if gate is None or gate.places.get(key) != attempt:
             return False
-        return len(gate.slots) < gate.cap or (order in gate.slots and len(gate.slots) <= gate.cap)
+        return len(gate.slots) < gate.cap or (key in gate.slots and len(gate.slots) <= gate.cap)
 
-    def may_begin(self, type_: str, order: int, attempt: int) -> bool:
+    def may_begin(self, type_: str, key: Hashable, attempt: int) -> bool:
         """Give a claimed run a slot, or let it keep the one that it has; False: there is none.
 
         There is none while more are taken than may be, since that was changed: then it leaves the one that it has, which others
@@ -184,22 +185,22 @@ class Limits:
         gate = self.gates.get(type_)
         if gate is None:
             return True
-        if len(gate.slots) - (order in gate.slots) >= gate.cap:
-            gate.slots.discard(order)
+        if len(gate.slots) - (key in gate.slots) >= gate.cap:
+            gate.slots.discard(key)
             return False
-        self.hold(type_, order, attempt)
+        self.hold(type_, key, attempt)
         return True
 
-    def free(self, type_: str, order: int, by: object, *, is_unused: bool = False) -> None:
+    def free(self, type_: str, key: Hashable, by: object, *, is_unused: bool = False) -> None:
         """Take back what `by` has, if it has: place and slot, and the token, if nothing has begun with that."""
         gate = self.gates.get(type_)
-        if gate is None or gate.places.get(order) != by:
+        if gate is None or gate.places.get(key) != by:
             return
-        del gate.places[order]
-        gate.slots.discard(order)
+        del gate.places[key]
+        gate.slots.discard(key)
         is_tuned = not is_unused and gate.tune(self._monotonic())
-        if gate.bucket is not None and order in gate.paid:
-            gate.paid.discard(order)
+        if gate.bucket is not None and key in gate.paid:
+            gate.paid.discard(key)
             if is_unused:
                 gate.bucket.add(1)
                 gate.is_dry = gate.is_dry and not gate.bucket.is_open(self._monotonic())

@@ -290,7 +290,7 @@ class Queue:
     def _untold(self, jobs: Sequence[Accepted]) -> list[Accepted]:
         """Return those that are to be told as created, if anybody listens: what the journal has claimed was told before."""
         is_told = self._reporter.is_unstored
-        return [job for job in jobs if not is_told(job.order)] if self.events.is_heard else []
+        return [job for job in jobs if not is_told(job)] if self.events.is_heard else []
 
     def _tell_stored(
         self, jobs: Sequence[Accepted], found: Known, known: frozenset[int], ended: Sequence[tuple[Run, Report]] | None

@@ -91,7 +91,7 @@ class Reporter:
 
         Args: may_wait: an end for which nobody waits may gather with others for `GATHER_S`.
         """
-        if self._unstored and self._is_unstored(run.claim):
+        if self._unstored and self.is_unstored(run.claim):
             self._early[run.claim.order] = (run, report)
             if report.result is not None:
                 self.early_bytes += len(report.result)
@@ -119,12 +119,9 @@ class Reporter:
         self._is_urgent = True
         self._hurry.set()
 
-    def _is_unstored(self, claim: Claim) -> bool:
-        return self._unstored.get(claim.order) == claim.id
-
-    def is_unstored(self, order: int) -> bool:
+    def is_unstored(self, job: Accepted | Claim) -> bool:
         """Tell whether what is reported of this job is kept back."""
-        return order in self._unstored
+        return self._unstored.get(job.order) == job.id
 
     @property
     def result_bytes(self) -> int:
@@ -143,7 +140,7 @@ class Reporter:
         """
         self._told.setdefault(claim, []).append(told)
         self._be_urgent()
-        return self._is_unstored(claim)
+        return self.is_unstored(claim)
 
     def keep_back(self, jobs: Iterable[Accepted]) -> None:
         """Keep what is reported of these jobs, which are not stored yet, until `let_go`."""

@@ -83,4 +83,4 @@ class Reservation:
         limits = self._limits
         if limits.gates:
             for job in jobs:
-                limits.free(job.type, job.order, FIRST_ATTEMPT, is_unused=True)
+                limits.free(job.type, job.key, FIRST_ATTEMPT, is_unused=True)

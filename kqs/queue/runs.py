@@ -13,7 +13,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from kqs.job import NO_PROGRESS, Claim, JobRecord, Report, Returned, Run
+from kqs.job import NO_PROGRESS, Claim, JobRecord, Key, Report, Returned, Run
 from kqs.log import get_logger
 from kqs.outcome import Failed, Outcome
 from kqs.queue.admission import Admission, Verdict
@@ -146,16 +146,16 @@ class Runs:
         if self._events.is_heard and not goes_on:
             self._events.started(run)
         if self._gates:
-            self._admission.limits.hold(run.type, run.claim.order, run.claim.attempt)
+            self._admission.limits.hold(run.type, run.claim.key, run.claim.attempt)
         options = self._cascade.resolve(run.type, run.options)
         lease = self._leasing.lease(run, options, on_lost, now, on_cancel)
         self._leases.add(lease)
         return lease
 
-    def running(self, type_: str) -> list[tuple[int, int]]:
-        """Return the orders and attempts of the runs of a type."""
+    def running(self, type_: str) -> list[tuple[Key, int]]:
+        """Return the keys and attempts of the runs of a type."""
         claims = [lease.run.claim for lease in self._leases.all() if lease.run.type == type_]
-        return [(claim.order, claim.attempt) for claim in claims]
+        return [(claim.key, claim.attempt) for claim in claims]
 
     def limited(self, is_any: bool) -> None:
         """Take in whether any type has limits: then it counts when a run is over."""

@@ -67,8 +67,8 @@ class _Said:
 class Saves:
     """See the module docstring. Call from the loop thread, but for `note`."""
 
-    def __init__(self, store: Store, supervisor: Supervisor, is_unstored: Callable[[int], bool], wishes: Wishes) -> None:
-        """Args: is_unstored: tells of a job by its order whether the store is yet to have it."""
+    def __init__(self, store: Store, supervisor: Supervisor, is_unstored: Callable[[Claim], bool], wishes: Wishes) -> None:
+        """Args: is_unstored: tells of a claim whether the store is yet to have it."""
         self._store = store
         self._supervisor = supervisor
         self._is_unstored = is_unstored
@@ -131,7 +131,7 @@ class Saves:
 
     def _wait(self, said: _Said) -> None:
         """Have a run wait for its write."""
-        if self._is_unstored(said.claim.order):
+        if self._is_unstored(said.claim):
             self._kept_back[said.claim] = said
         elif said.told:
             self._asked[said.claim] = said

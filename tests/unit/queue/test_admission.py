@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqs.job import Accepted
-from kqs.queue.admission import Admission
+from kqs.job import Accepted, Claim, Entry, Run
+from kqs.queue.admission import Admission, Verdict
 from kqs.queue.consumer import Consumer
 from kqs.queue.gate import Limit
 
@@ -78,6 +78,23 @@ def test_of_two_who_take_a_type_each_job_has_one() -> None:
     jobs = [a_job(order, "resize" if order < 7 else "mail", 0) for order in range(1, 11)]
     admission.admit(jobs, 5.0).deliver(1)
     assert delivered == {"one": [7, 8], "two": [1, 2, 3, 4, 5, 6, 9, 10]}
+
+
+def test_jobs_of_two_servers_that_have_the_same_order_take_a_place_each() -> None:
+    admission = Admission(set[str]().__contains__, {}, lambda: 0.0)
+    consumer = Consumer("w", {"mail"}, 9, lambda _runs: None)
+    admission.enter(consumer)
+    admission.limit({"mail": Limit(concurrency=2)}, lambda _type: ())
+    entries, surplus = admission.fit(consumer, [Entry(1, id_, "mail", 0) for id_ in ("ours", "theirs", "third")])
+    assert ([entry.id for entry in entries], len(surplus)) == (["ours", "theirs"], 1)
+    runs = [Run(Claim(1, entry.id, 1, 1), "mail", 0, b"null", None) for entry in entries]
+    admission.settle(entries, runs)
+    assert [admission.verdict(run, 0.0) for run in runs] == [Verdict.RUN, Verdict.RUN]
+    assert admission.limits.left("mail") == 0
+    admission.over(runs[0], has_begun=True)
+    assert admission.limits.left("mail") == 1
+    admission.over(runs[1], has_begun=True)
+    assert admission.limits.left("mail") == 2
 
 
 @given(

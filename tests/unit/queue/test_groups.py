@@ -9,7 +9,7 @@ from pathlib import Path
 from kqs.broker.memory import MemoryBroker
 from kqs.config import StoreSection, TakingSection
 from kqs.ids import Ids
-from kqs.job import Entry, Run
+from kqs.job import Claim, Entry, Run
 from kqs.options import Cascade
 from kqs.queue.groups import Groups
 from kqs.queue.rules import accept
@@ -105,3 +105,14 @@ async def test_what_was_found_before_it_ran_is_not_given_out_while_it_does(tmp_p
     await groups.delete([Entry(run.claim.order, run.claim.id, "t", run.prio, run.handle) for run in of_group])
     assert len(await groups.reserve({"t": 1}, 3)) == 2
     await turning.stop()
+
+
+async def test_jobs_of_two_servers_that_have_the_same_order_count_both(tmp_path: Path) -> None:
+    turning = Turning(tmp_path, {"t": TakingSection(group_max_running=2)})
+    groups = turning.groups
+    ours, theirs = (groups.found(Run(Claim(1, id_, 1, 1), "t", 0, b"null", None, group="a")) for id_ in ("ours", "theirs"))
+    assert groups.most_running("t", "a") == 2
+    groups.lose(ours)
+    assert groups.most_running("t", "a") == 0
+    groups.lose(theirs)
+    assert groups._out["t"].counts == {}

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kqs.errors import StoreUnavailableError
 from kqs.handlers import JobContext
-from kqs.job import NO_PROGRESS, Progress, Report, Run
+from kqs.job import NO_PROGRESS, Claim, Progress, Report, Run
 from kqs.options import Options
 from kqs.queue import saves as module
 from kqs.queue.saves import Saves
@@ -59,8 +59,8 @@ class Bench:
         wishes.sooner = self._hurry
         self.saves = Saves(store, StrictSupervisor(), self._is_unstored, wishes)
 
-    def _is_unstored(self, order: int) -> bool:
-        return order - ORDER in self.unstored
+    def _is_unstored(self, claim: Claim) -> bool:
+        return claim.order - ORDER in self.unstored
 
     def _hurry(self) -> None:
         self.hurried += 1
