@@ -120,3 +120,34 @@ async def test_a_line_without_an_order_is_that_of_the_run_that_it_names(
     called.clear()
     assert await theirs.report([a_report(run.claim, at=now)]) == [True]
     assert numbers(called) == [1]
+
+
+async def test_a_sweep_leaves_what_a_deleted_run_has_whose_id_a_new_job_has_taken(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await ours.insert([a_job(9, id="x", resource="r")], 2, "w", now + 1)
+    called.clear()
+    for store in (ours, theirs) * ROUNDS:
+        await store._there.keep_up()
+        assert (await granted(ours, now), called) == ([], [])
+    assert await theirs.report([a_report(run.claim, at=now)]) == [False]
+    assert numbers(called) == [1]
+
+
+async def test_a_sweep_frees_what_a_dead_server_had_though_a_new_job_of_that_id_runs(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], clock: FakeClock, now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await ours.insert([a_job(9, id="x", resource="s")], 2, "w", now)
+    (new,) = await theirs.claim([an_entry(9, id="x")], "w2", now)
+    assert (new.claim.id, new.claim.attempt, new.claim.epoch) == (run.claim.id, run.claim.attempt, run.claim.epoch)
+    await theirs._there._supervisor.end(*theirs._there._services)
+    called.clear()
+    for _ in range(int(LEASE_S / 10) + ROUNDS):
+        clock.advance(10)
+        await ours._there.say_alive()
+        await ours._there.keep_up()
+    assert (numbers(called), await granted(ours, clock.now())) == ([1], [1])

@@ -160,14 +160,15 @@ class Claimer:
         """See Store.adopt."""
         living = await self._servers.living()
         async with self._session.marking(self._doubt_adoption) as mark:
-            ids = [run.claim.id for run in runs]
-            is_held = {"_id": {"$in": ids}, "place": int(Place.RUNNING), "held": True, "owner": {"$nin": list(living)}}
-            await self._session.jobs.update_many(is_held, {"$set": {"owner": self._session.epoch, "mark": mark}})
-            ours = await self._session.find(ids, {"owner": self._session.epoch, "held": True}, ["attempt", "epoch"])
-        fences = {(one["_id"], one["attempt"], one["epoch"]) for one in ours}
-        there = {one["_id"] for one in ours}
-        self._resources.forget(run.claim for run in runs if run.claim.id not in there)
-        return [(run.claim.id, run.claim.attempt, run.claim.epoch) in fences for run in runs]
+            ids, orders = [run.claim.id for run in runs], {"$in": [run.claim.order for run in runs]}
+            is_held = {"_id": {"$in": ids}, "order": orders, "place": int(Place.RUNNING), "held": True}
+            update = {"$set": {"owner": self._session.epoch, "mark": mark}}
+            await self._session.jobs.update_many({**is_held, "owner": {"$nin": list(living)}}, update)
+            is_ours = {"owner": self._session.epoch, "held": True}
+            found = await self._session.find(ids, is_ours, ["order", "attempt", "epoch"])
+        ours = {Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) for one in found}
+        self._resources.forget(run.claim for run in runs if run.claim not in ours)
+        return [run.claim in ours for run in runs]
 
     async def take(self, claim: Claim) -> Run | None:
         """See Store.take."""

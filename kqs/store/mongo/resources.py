@@ -86,7 +86,7 @@ class Resources:
         self._watched: dict[str, float] = {}  # open lines, and since when; in that order
         self._servers = servers
         self._has_lines = False
-        self._seen_called: dict[tuple[str, int], bool] = {}  # by job and attempt: whether it was told of
+        self._seen_called: dict[tuple[str, int, int], bool] = {}  # by job, order and attempt: whether it was told of
         self._seen_open: dict[str, int] = {}
         self._swept_line = self._swept_parked = ""
 
@@ -347,10 +347,10 @@ class Resources:
     async def _look_abroad(self) -> None:
         """Tell of jobs that were called, and stood so at the last look already; each once."""
         found = self._jobs.find({"called": {"$gt": ""}, "place": int(Place.READY)}, [*_RANKED, "attempt"]).limit(SLICE)
-        seen: dict[tuple[str, int], bool] = {}
+        seen: dict[tuple[str, int, int], bool] = {}
         late: list[Entry] = []
         for document in await found.to_list(None):
-            key = (document["_id"], document["attempt"])
+            key = (document["_id"], document["order"], document["attempt"])
             seen[key] = key in self._seen_called
             if self._seen_called.get(key) is False:
                 late.append(entry_of(document, None))
@@ -382,13 +382,16 @@ class Resources:
         """
         if not lines:
             return
-        held = [_Held(line["_id"], line["job"], line["attempt"], line["epoch"], 0, line.get("order", 0)) for line in lines]
         of_runs = {"$or": [_RUNS, {"place": int(Place.GONE), "owner": {"$gt": 0}}]}
-        found = await self._session.find([one.job for one in held], of_runs, ["attempt", "epoch", "place", "owner"])
+        fields = ["order", "attempt", "epoch", "place", "owner"]
+        found = await self._session.find([line["job"] for line in lines], of_runs, fields)
         living = await self._servers.living() if any(one["place"] == Place.GONE for one in found) else set()
         running = [one for one in found if one["place"] == Place.RUNNING or one["owner"] in living]
-        claims = {(document["_id"], document["attempt"], document["epoch"]) for document in running}
-        await self._free([one for one in held if (one.job, one.attempt, one.epoch) not in claims], {})
+        over = _without({Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) for one in running}, lines)
+        if over:  # a new job may stand where it said of a deleted one who watches over its run
+            over = _without(await self._servers.called_off_claims(), over)
+        held = [(line["_id"], line["job"], line["attempt"], line["epoch"], 0, line.get("order", 0)) for line in over]
+        await self._free([_Held(*one) for one in held], {})
 
     async def _sweep_parked(self) -> None:
         """Make lines where jobs are parked for a resource that has none."""
@@ -437,6 +440,12 @@ def _first_called(group: Sequence[Document], granted: Collection[str]) -> Docume
 
 def _held(document: Mapping[str, Any]) -> _Held:
     return _Held(*(document[name] for name in ("resource", "_id", "attempt", "epoch", "prio", "order")))
+
+
+def _without(claims: Collection[Claim], lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those of some lines that name none of these claims, as far as they tell."""
+    known = {(order, claim.id, claim.attempt, claim.epoch) for claim in claims for order in (claim.order, None)}
+    return [line for line in lines if (line.get("order"), line["job"], line["attempt"], line["epoch"]) not in known]
 
 
 def _taking(held: _Held) -> Document:

@@ -280,6 +280,12 @@ class Servers:
         pushing = {"$push": {"called_off": {"$each": [one], "$slice": -CALLED_OFF}}, "$inc": {"bell": 1}}
         await self._servers.update_one({"epoch": gone["owner"]}, pushing)
 
+    async def called_off_claims(self) -> set[Claim]:
+        """Return the runs that boots which live were told of by `call_off`, some of which may go on."""
+        found = self._servers.find({"epoch": {"$in": list(await self.living())}}, ["called_off"])
+        told = [one async for server in found for one in server.get("called_off", [])]
+        return {Claim(one["order"], one["job"], one["attempt"], one["epoch"]) for one in told}
+
     @property
     def is_alone(self) -> bool:
         """Tell whether no other boot was alive when we looked last."""
