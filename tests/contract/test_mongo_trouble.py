@@ -107,6 +107,20 @@ async def test_an_insert_whose_answer_was_lost_knows_itself_again(store: MongoSt
     assert await store.insert(some_jobs(3), 1, "w1", now) == [FIRST, FIRST + 1, FIRST + 2]
 
 
+async def test_a_report_whose_answer_was_lost_knows_itself_again_though_others_came_between(
+    store: MongoStore, proxy: MongoProxy, now: float
+) -> None:
+    await store.insert([a_job(0), a_job(1)], 1, "w1", now)
+    ours, orphan = [a_report(run.claim, State.RETRY, at=now) for run in await store.claim([an_entry(0), an_entry(1)], "w", now)]
+    proxy.lose_answer("update")
+    with pytest.raises(StoreUnavailableError):
+        await store.report([ours])
+    assert await store.report([orphan]) == [True]
+    assert await store.report([ours]) == [True]
+    assert await store.report([ours, orphan]) == [False, False]
+    assert (await store.counts())["mail"] == {State.RETRY: 2}
+
+
 async def test_a_job_that_runs_though_its_insert_failed_is_new_all_the_same(
     store: MongoStore, proxy: MongoProxy, now: float
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from kqs.store.mongo.session import Session
 _NO_RANK: Mapping[str, Any] = MappingProxyType({})
 #: the only ends of a run whose job was cancelled
 _OF_CANCELLED = frozenset({State.SUCCESS, State.CANCELLED})
+#: reports whose answer was lost and that did not come again, which are known: whoever asked for them may have given up
+MOST_DOUBTED = 100_000
 #: what decides over a report: job, which of those with its id, attempt, epoch
 _Fence = tuple[str, int, int, int]
 
@@ -34,19 +37,23 @@ class _Judged(NamedTuple):
 
 
 class Reporter:
-    """Applies reports for one server; one batch at a time."""
+    """Applies reports for one server; one batch at a time.
+
+    A report whose answer was lost may come again, in a batch like that or in another, or never: until it does, the marks of
+    its attempts are known.
+    """
 
     def __init__(self, session: Session, resources: Resources) -> None:
         self._session = session
         self._resources = resources
-        self._doubted: set[int] = set()
+        self._doubted: dict[_Fence, set[int]] = {}
 
     async def report(self, reports: Sequence[Report]) -> list[bool | None]:
-        """See Store.report. A batch that failed is repeated with the same reports, first or alone."""
+        """See Store.report."""
         if not reports:
             return []
         first = {_fence(one.claim): one for one in reversed(reports)}
-        async with self._session.marking(self._doubted.add) as mark:
+        async with self._session.marking(partial(self._doubt, first)) as mark:
             results = await self._with_bulk_results(list(first.values()))
             ranks = await self._ranks(list(first.values()))
             aside = self._resources.aside(first.values())
@@ -57,12 +64,20 @@ class Reporter:
             else:
                 judged = await self._judged(reports, mark)
             await self._resources.over([one for fence, one in first.items() if fence not in judged.anew], aside)
-        self._doubted.clear()
+        if self._doubted:
+            for fence in first:
+                self._doubted.pop(fence, None)
         self._session.tallies.remove([(one.type, State.PROCESSING) for one in judged.taken])
         self._session.tallies.add([(one.type, one.state) for one in judged.taken])
         if self._session.noted.is_used:
             self._session.noted.note([one.claim.id for one in judged.taken if one.state in ENDED])
         return judged.verdicts
+
+    def _doubt(self, fences: Iterable[_Fence], mark: int) -> None:
+        for fence in fences:
+            self._doubted.setdefault(fence, set()).add(mark)
+        while len(self._doubted) > MOST_DOUBTED:
+            del self._doubted[next(iter(self._doubted))]
 
     async def _with_bulk_results(self, reports: list[Report]) -> dict[str, Document]:
         """Store long results; return by job id the fields that name them."""
@@ -86,7 +101,6 @@ class Reporter:
 
     async def _judged(self, reports: Sequence[Report], mark: int) -> _Judged:
         """Look at what the write has made of reports. Of a deleted job no run goes on here."""
-        marks = {mark, *self._doubted}
         fields = ["order", "place", "attempt", "epoch", "mark", "cancel_at", "owner"]
         found = await self._session.find([one.claim.id for one in reports], {}, fields)
         documents = {document["_id"]: document for document in found}
@@ -99,7 +113,7 @@ class Reporter:
             if document is None or fence != _fence_of(document):
                 verdicts.append(False)
                 continue
-            if is_taken := document["mark"] in marks and fence not in taken:
+            if is_taken := document["mark"] in (mark, *self._doubted.get(fence, ())) and fence not in taken:
                 taken[fence] = one
             if is_cancelled := _is_of_cancelled(document, one):
                 anew.add(fence)
