@@ -92,9 +92,24 @@ async def test_a_server_does_not_shorten_by_its_clock_what_others_were_told_to_w
     await ours.reschedule(
         [Rescheduled(FIRST + n, id_, (due, expiry), day_before, day_before) for n, id_ in enumerate(are_there_and_not)]
     )
-    assert await theirs.expire(now, 9, None) == [a_job(0).id]
-    assert ids(await theirs.wake(now, 9)) == [their_job(2).id]
+    assert await theirs.expire(now, 9, None) == []
+    assert ids(await theirs.wake(now, 9)) == [a_job(0).id, their_job(2).id]
     assert (await theirs.next_due_at(), await theirs.next_expire_at()) == (due, expiry)
+
+
+async def test_a_server_that_is_alone_shortens_by_its_clock_when_its_jobs_expire(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    expiry = now + 7200
+    await ours.insert([a_job(0, expire_at=expiry)], 1, "w", now)
+    change = Rescheduled(FIRST, a_job(0).id, (0.0, expiry), 0.0, now - 60)
+    await ours.reschedule([change])
+    assert await ours.next_expire_at() == expiry
+    await theirs.close()
+    await ours.reschedule([change])
+    assert await ours.next_expire_at() == now - 60
+    (run,) = await ours.claim([an_entry(0)], "w", now)
+    assert run.expire_at == now - 60
 
 
 async def test_jobs_of_one_rank_are_never_parted_by_a_page(ours: MongoStore, theirs: MongoStore, now: float) -> None:

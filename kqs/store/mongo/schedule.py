@@ -17,6 +17,7 @@ from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import WAITS, Place, entry_fields, entry_of
 from kqs.store.mongo.held import OF_THE_WAIT
 from kqs.store.mongo.resources import Resources
+from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
 #: servers whose jobs may share a rank at the end of a page
@@ -66,31 +67,33 @@ async def wake(session: Session, before: float, limit: int, body_bytes: int | No
     return await _entries(session, found, limit, body_bytes)
 
 
-async def reschedule(session: Session, changes: Sequence[Rescheduled]) -> None:
+async def reschedule(session: Session, servers: Servers, changes: Sequence[Rescheduled]) -> None:
     """See Store.reschedule."""
     if not changes:
         return
+    is_alone = await servers.living() <= {session.epoch}
     found = await session.find([one.id for one in changes], {}, ["order", "node", "attempt", "crc32c"])
     documents = {(document["_id"], document["order"]): document for document in found}
     writes = [
         UpdateMany(_where(ours, place), {"$set": _times(ours, place) | _checksum(ours, document.get("crc32c"))})
         for one in changes
-        if (document := documents.get((one.id, one.order))) and (ours := _ours(one, document, session.node))
+        if (document := documents.get((one.id, one.order))) and (ours := _ours(one, document, session.node, is_alone=is_alone))
         for place in (Place.READY, Place.LATER)
     ]
     if writes:
         await session.jobs.bulk_write(writes, ordered=False)
 
 
-def _ours(one: Rescheduled, document: Document, node: str) -> Rescheduled | None:
+def _ours(one: Rescheduled, document: Document, node: str, *, is_alone: bool) -> Rescheduled | None:
     """Return which times may change by our clock; None: none may.
 
     Those that a job has from its insert are of the clock of its server, which may be right where ours is not. The wait of one
-    that ran is of whoever ran it, which may be us.
+    that ran is of whoever ran it, which may be us. When a job expires stays as it is while others live: if our clock is wrong
+    now, theirs would end it at once, and if it was, the job has a little longer.
     """
-    if document["node"] == node:
-        return one
     due_at, expire_at = one.were
+    if document["node"] == node:
+        return one if is_alone else msgspec.structs.replace(one, expire_at=expire_at)
     if document["attempt"] and one.due_at != due_at:
         return msgspec.structs.replace(one, expire_at=expire_at)
     return None

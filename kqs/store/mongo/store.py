@@ -187,7 +187,7 @@ class MongoStore:
 
     async def reschedule(self, changes: Sequence[Rescheduled]) -> None:
         """See Store.reschedule."""
-        await self._keep_house(schedule.reschedule, changes)
+        await self._keep_house(schedule.reschedule, self._there.servers, changes)
 
     async def next_due_at(self) -> float | None:
         """See Store.next_due_at."""
