@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from unittest.mock import ANY
 
 import pytest
@@ -13,8 +14,10 @@ from kqs.store.base import Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.change_contract import change
-from tests.contract.store_contract import FIRST, a_job, a_report, an_entry, numbers
+from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+
+MakeStore = Callable[..., MongoStore]
 
 ROUNDS = 3  # of upkeep: what stands in a line without a holder is called at the second
 
@@ -151,3 +154,21 @@ async def test_a_sweep_frees_what_a_dead_server_had_though_a_new_job_of_that_id_
         await ours._there.say_alive()
         await ours._there.keep_up()
     assert (numbers(called), await granted(ours, clock.now())) == ([1], [1])
+
+
+async def test_what_a_deleted_held_run_has_is_free_when_its_server_has_started_anew(
+    ours: MongoStore, theirs: MongoStore, make_mongo_store: MakeStore, called: list[Entry], now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now, held=True)
+    await delete(ours, run, now)
+    await theirs._there._supervisor.end(*theirs._there._services)
+    called.clear()
+    anew = make_mongo_store()
+    await anew.open(OTHER_JOURNAL, OTHER_NODE)
+    assert await anew.orphans(9) == []
+    for store in (ours, anew) * ROUNDS:
+        await store._there.keep_up()
+    assert (numbers(called), await granted(ours, now)) == ([1], [1])
+    assert await anew.take(run.claim) is None
+    assert await anew.report([a_report(run.claim, at=now)]) == [False]
+    assert await ours.holder("r") == (a_job(1).id, ANY)
