@@ -112,8 +112,10 @@ def report_all(session: Session, reports: Sequence[Report]) -> Sequence[bool | N
 def _report_any(session: Session, reports: Sequence[Report]) -> Sequence[bool | None]:
     if not session.cancelled:
         return report(session, reports)
-    claims = [one.claim.order for one in reports if one.claim.order in session.cancelled]
-    (packed,) = session.db.execute(_CANCELLED, (json_list(claims),)).fetchone()
+    orders = [one.claim.order for one in reports if one.claim.order in session.cancelled]
+    if not orders:
+        return report(session, reports)
+    (packed,) = session.db.execute(_CANCELLED, (json_list(orders),)).fetchone()
     fences = set(_decode_claims(packed))
     refused = [_is_refused(one, fences) for one in reports]
     verdicts = iter(report(session, [one for one, is_refused in zip(reports, refused, strict=True) if not is_refused]))

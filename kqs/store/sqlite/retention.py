@@ -80,6 +80,8 @@ def delete(session: Session, orders: list[int]) -> int:
     uniques.delete(session, packed)
     session.db.execute(_DELETE, (packed,))
     session.tallies.forget(session.db, {type_ for type_, _ in kinds})
+    if session.cancelled:
+        session.uncancelled += session.cancelled.intersection(orders)
     return len(orders)
 
 

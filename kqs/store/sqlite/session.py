@@ -101,7 +101,7 @@ class Session:
         self._locks: Locks | None = None
         #: runs that have a resource, whose jobs were deleted
         self.deleted_runs: dict[int, Deleted] = {}
-        #: orders of jobs that were cancelled while they ran, and may run still; and of those whose run this transaction ends
+        #: orders of jobs that were cancelled while they ran, and may run still; those that this transaction ends or deletes
         self.cancelled: set[int] = set()
         self.uncancelled: list[int] = []
         self._path = path

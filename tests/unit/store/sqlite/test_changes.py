@@ -10,11 +10,11 @@ from unittest.mock import patch
 import pytest
 
 from kqs.filter import Filter, Pattern
-from kqs.job import Accepted, Entry
+from kqs.job import Accepted, Claim, Entry, Report
 from kqs.states import State
 from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
-from kqs.store.sqlite import change, claim, insert, pages, records, walk
+from kqs.store.sqlite import change, claim, insert, pages, records, report, walk
 from kqs.store.sqlite.session import Session
 from tests.support.jobs import EVERYTHING
 from tests.support.sqlite_sessions import NOW, a_session
@@ -135,3 +135,29 @@ def test_ids_that_were_made_and_given_are_found(session: Session) -> None:
     ids = (session.ids.of(3), "mine", "other", session.ids.of(77))
     assert [one.order for one in do(session, Verb.DELETE, Filter(ids=ids))[0].changed] == [3, 50]
     assert claim.claim(session, [Entry(3, session.ids.of(3), "mail", 1)], "w", NOW) == []
+
+
+def running(session: Session, order: int) -> Claim:
+    (run,) = claim.claim(session, [Entry(order, session.ids.of(order), "mail", 1)], "w", NOW)
+    return run.claim
+
+
+def test_job_that_is_deleted_while_its_cancelled_run_goes_on_is_looked_for_no_more(session: Session) -> None:
+    gone = running(session, 1)
+    do(session, Verb.CANCEL, Filter(ids=(gone.id,)))
+    assert session.cancelled == {1}
+    assert count(do(session, Verb.DELETE, Filter(ids=(gone.id,)), is_forced=True)) == 1
+    session.commit()
+    session.begin(durable=False)
+    assert session.cancelled == set()
+
+
+def test_job_whose_delete_is_undone_is_cancelled_still(session: Session) -> None:
+    going_on = running(session, 1)
+    do(session, Verb.CANCEL, Filter(ids=(going_on.id,)))
+    session.commit()
+    session.begin(durable=False)
+    do(session, Verb.DELETE, Filter(ids=(going_on.id,)), is_forced=True)
+    session.rollback(ZeroDivisionError())
+    session.begin(durable=False)
+    assert report.report_all(session, [Report(going_on, "mail", State.RETRY, "again", NOW)]) == [None]

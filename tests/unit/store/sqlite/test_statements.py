@@ -124,6 +124,15 @@ def test_a_report_of_many_takes_few_statements(session: Session, ended: dict[str
     assert statements < FEW
 
 
+def test_a_report_costs_no_statement_for_cancelled_runs_that_it_does_not_name(session: Session) -> None:
+    insert.insert(session, jobs(3), 1, "w", NOW)
+    claim.claim(session, entries(), "w", NOW)
+    first, _ = counted(session, lambda: report.report_all(session, ends()[:1]))
+    session.cancelled.add(3)
+    second, _ = counted(session, lambda: report.report_all(session, ends()[1:2]))
+    assert second == first
+
+
 def test_waking_many_takes_few_statements(session: Session) -> None:
     put(session, jobs(due_at=NOW + 1))
     statements, woken = counted(session, lambda: schedule.wake(session, NOW + 1, JOBS, 100))
