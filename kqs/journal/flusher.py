@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -64,7 +64,9 @@ class ThreadFlusher:
         """Args: on_death: told on the loop why the thread has ended, if nobody has asked for that."""
         self._loop = asyncio.get_running_loop()
         self._on_death = on_death
-        self._death: BaseException | None = None
+        self._death: BaseException | None = None  # once the loop has heard of it
+        self._fatal: BaseException | None = None  # and from when it is on: set by the thread
+        self._awaited: Future[Any] | None = None  # what the loop waits for, so that it hears of nothing
         self._untold: deque[Outcome] = deque()  # of what the thread has in hand, and of what waits for it
         self._work: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._thread = new_thread(self._run, "kqs-journal")
@@ -79,8 +81,6 @@ class ThreadFlusher:
 
     def wait_for(self, operation: Callable[[], _Result]) -> _Result:
         """See Flusher.wait_for."""
-        if self._death is not None:
-            raise self._death
         done: Future[_Result] = Future()
 
         def run() -> None:
@@ -89,6 +89,10 @@ class ThreadFlusher:
             except BaseException as error:
                 done.set_exception(error)
 
+        # noted before the look, as the thread notes its death before it looks who waits: one of the two sees the other
+        self._awaited = done
+        if self._fatal is not None:
+            raise self._fatal
         self.submit(run, lambda _result, _error: None)
         return done.result()
 
@@ -105,6 +109,10 @@ class ThreadFlusher:
             while (operation := self._work.get()) is not None:
                 self._loop.call_soon_threadsafe(self._tell, *_attempt(operation))
         except BaseException as death:
+            self._fatal = death
+            if self._awaited is not None:
+                with suppress(InvalidStateError):  # it was done before
+                    self._awaited.set_exception(death)
             with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
                 self._loop.call_soon_threadsafe(self._die, death)
 

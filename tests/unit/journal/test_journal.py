@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, cast
 
 import pytest
@@ -316,6 +317,30 @@ async def test_a_thread_that_was_ended_from_outside_is_not_waited_for() -> None:
         with pytest.raises(ZeroDivisionError):
             journal.skip_to(5)
         await journal.stop()
+
+
+class EndingQueue(SimpleQueue[Any]):
+    """Work whose taker is ended as it takes it."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        super().get(block, timeout)
+        raise ZeroDivisionError
+
+
+async def test_who_waits_for_a_thread_hears_of_its_end_though_the_loop_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kqs.journal.flusher.SimpleQueue", EndingQueue)
+    flusher, heard = ThreadFlusher(lambda _death: None), SimpleQueue[BaseException]()
+
+    def wait() -> None:
+        try:
+            flusher.wait_for(lambda: None)
+        except ZeroDivisionError as death:
+            heard.put(death)
+
+    for _ in ("as it takes the work", "before that"):
+        threading.Thread(target=wait, daemon=True).start()
+        assert isinstance(heard.get(timeout=10), ZeroDivisionError)
+    await flusher.stop()
 
 
 async def test_slow_flushes_leave_the_loop() -> None:
