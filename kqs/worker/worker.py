@@ -361,12 +361,16 @@ class Worker:
             self.failed_count += type(outcome) is Failed
 
     async def _admit(self, run: Run, handler: Handler) -> bool:
+        """Return when a run of a plain handler has a thread; False: it went back, since this worker takes no more by now."""
         try:
             await self._executor.admit(handler)
         except asyncio.CancelledError:
             self._source.give_back(run)
             return False
-        return True
+        if self._stopping:
+            self._executor.dismiss(handler)
+            self._source.give_back(run)
+        return not self._stopping
 
     def _may_end(self, lane: Lane, task: asyncio.Task[None]) -> bool:
         """Tell whether a lane was stopped or written off, or goes on in another task."""

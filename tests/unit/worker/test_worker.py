@@ -564,6 +564,16 @@ async def test_a_run_that_waits_for_a_thread_is_given_back_by_a_stop(works: Work
     gate.set()
 
 
+@IN_THE_SERVER
+async def test_a_run_that_gets_its_thread_once_the_worker_takes_no_more_goes_back(works: Works) -> None:
+    worker, gate = await hold_all_threads(works)
+    async with asyncio.timeout(5):
+        await worker.drain()
+    gate.set()
+    assert (await works.ended(3, State.NEW)).attempt == 0
+    assert worker.busy_count == 0
+
+
 @pytest.mark.parametrize("is_plain", [False, True])
 async def test_a_run_whose_job_expired_before_it_began_leaves_its_lane_and_thread_to_the_next(
     works: Works, monkeypatch: pytest.MonkeyPatch, is_plain: bool
