@@ -217,7 +217,10 @@ class Events:
         if self.ends.waiting:
             self.ends.reported(batch, accepted)
         if self.is_heard:
-            self._tell_reported(batch if all(accepted) else [pair for pair, ok in zip(batch, accepted, strict=True) if ok])
+            taken = batch if all(accepted) else [pair for pair, ok in zip(batch, accepted, strict=True) if ok]
+            self._tell_reported(taken)
+            if self._begun and len(taken) < len(batch):
+                self._begun.difference_update([run.claim.order for run, _ in batch])
             self._bookmarks.take_out(_REPORTED, [run.claim.id for run, _ in batch])
 
     def changed(self, word: Word, records: Sequence[JobRecord], bookmark: Bookmark | None = None) -> None:
@@ -315,16 +318,15 @@ class Events:
             self._tell(Batch(now, Word.QUEUED, runs, state), _REPORTED)
 
     def _word_of(self, run: Run, report: Report) -> Word | None:
-        """Return what a report tells; None: nothing, for the run has never begun, and its job is ready as it was."""
+        """Return what a report tells; None: nothing, for the run was not told as started, and its job is ready as it was."""
         if not report.has_begun:
+            was_started = run.claim.order in self._begun
+            self._begun.discard(run.claim.order)
             if report.state is State.FAIL:
                 return Word.EXPIRED
             if report.state is State.CANCELLED:
                 return Word.CANCELLED
-            if run.claim.order not in self._begun:
-                return None
-            self._begun.discard(run.claim.order)
-            return Word.RELEASED
+            return Word.RELEASED if was_started else None
         if report.state is State.RETRY:
             return Word.RELEASED if report.run_state == "interrupted" else Word.RETRY
         return _WORDS[report.state]

@@ -12,9 +12,10 @@ from unittest.mock import Mock
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kqs.errors import StoreUnavailableError
-from kqs.job import Accepted, JobRecord, Run, entry_of
+from kqs.job import Accepted, JobRecord, Report, Run, entry_of
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.changes import Request
 from kqs.queue.ends import DELETED, End, Ends
@@ -142,6 +143,20 @@ async def test_what_is_given_back_is_released_and_a_claim_that_never_began_is_no
     rig.queue.runs.give_back(held)
     await rig.queue.settle()
     assert "released" not in ear.words
+
+
+@pytest.mark.parametrize("is_stale", [False, True])
+async def test_what_was_given_back_and_is_over_or_stale_says_nothing_of_a_later_run(rig: Rig, is_stale: bool) -> None:
+    hand = rig.hand(1)
+    ear = Ear(rig.queue)
+    await rig.accept(an_accepted(1))
+    run = await hand.take()
+    events, report = rig.queue.events, Report(run.claim, run.type, State.CANCELLED, "", NOW, has_begun=False)
+    events.unbegun(run)
+    events.reported([(run, report)], [not is_stale])
+    ear.batches.clear()
+    events.reported([(run, replace(report, state=State.NEW))], [True])
+    assert ear.words == []
 
 
 async def test_a_job_whose_time_comes_is_queued_then(rig: Rig) -> None:
