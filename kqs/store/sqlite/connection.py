@@ -115,6 +115,11 @@ def copy_wal_at(db: sqlite3.Connection, pages: int) -> None:
     db.execute(f"pragma wal_autocheckpoint = {pages}")
 
 
+def wal_copied_at(db: sqlite3.Connection) -> int:
+    """Return at how many pages in the WAL a commit copies it into the file."""
+    return int(db.execute("pragma wal_autocheckpoint").fetchone()[0])
+
+
 def lay_out(db: sqlite3.Connection) -> None:
     """Say how a new file is laid out; one that is there stays as it is."""
     db.execute(f"pragma page_size = {PAGE_BYTES}")

@@ -51,19 +51,14 @@ class StoreHere:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._in_use:
             outcomes = execute(self._session, [Operation(run, future, durable, small)])
-            self._give_back()
+            for chore in self._session.chores():
+                chore()
         self.hearing.tell_of(self._session)
         settle(outcomes)
         return future
 
     def expect_slow(self) -> None:
         """See Runner.expect_slow: everything is done here all the same."""
-
-    def _give_back(self) -> None:
-        if self._session.space.wants_shrink:
-            self._session.shrink()
-        if self._session.space.wants_room:
-            self._session.give_back()
 
     def _close(self) -> None:
         with self._in_use:

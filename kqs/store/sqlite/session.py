@@ -6,7 +6,7 @@ import contextlib
 import math
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,7 +151,7 @@ class Session:
         content = schema.blank() if self._is_passing else b""
         self._db = connection.connect(self._path, self._cache_bytes, content)
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
-        self._wal_pages = connection.fitting_pages(self._path, connection.WAL_PAGES)
+        self._wal_pages = connection.wal_copied_at(self._db)
         meta = schema.prepare(self._db, journal_id, node)
         self._ids = Ids(node)
         self.epoch, self.unchecked_to, self.unkeyed_to = meta.epoch, meta.unchecked_to, meta.unkeyed_to
@@ -310,6 +310,15 @@ class Session:
         """See that a restart finds what is kept now. Raises: StoreUnavailableError: a file is gone, or was cut short."""
         self._files.check()
         self._checked_at = time.monotonic()
+
+    def chores(self) -> Iterator[Callable[[], None]]:
+        """Yield what is to be done for the room on the disk, each of which may be done between others' transactions."""
+        if self.space.wants_copy:
+            yield self.tidy
+        if self.space.wants_shrink:
+            yield self.shrink
+        if self.space.wants_room:
+            yield self.give_back
 
     def tidy(self) -> None:
         """See Space.tidy."""

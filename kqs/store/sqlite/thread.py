@@ -148,15 +148,9 @@ class StoreThread:
                 news = self._do_group()
                 self._group = []
                 self._hand_back(news)
-            if self._session.space.wants_copy:
+            for chore in self._session.chores():
                 with self._session_in_use:
-                    self._session.tidy()
-            if self._session.space.wants_shrink:
-                with self._session_in_use:
-                    self._session.shrink()
-            if self._session.space.wants_room:
-                with self._session_in_use:
-                    self._session.give_back()
+                    chore()
 
     def _do_group(self) -> News:
         is_flush = len(self._group) == 1 and self._group[0].small and self._group[0].durable
