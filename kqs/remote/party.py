@@ -121,7 +121,6 @@ class Party:
         #: a run of its was lost, and nothing was heard of it since: it may be held up, and would take all that nobody else does
         self.is_doubted = False
         self._is_on_trial = False  # when its next trial is due is settled
-        self._worker = ""  # as it has called itself last
         #: runs that were lost while it had them, and those that were lost with it
         self.overdue_count = self.lost_count = 0
 
@@ -154,7 +153,6 @@ class Party:
         """Ask for jobs; see `Order`. worker: who runs them, as their records say. held: the runs outlive this party."""
         self.worker = worker
         pool = self._desk.pool(types, worker, held=held) if room else self._desk.listeners[held]
-        self._worker = worker
         order = Order(self, pool, room, given, ended, lost)
         order.is_paused = self._is_paused
         self._orders.add(order)
@@ -245,7 +243,7 @@ class Party:
         self.end_orders()
         runs, lost = list(self._runs.values()), 0
         if runs:
-            self._desk.tell_lost(self._worker, runs)
+            self._desk.tell_lost(self.worker, runs)
         for run in runs:
             if run.run.held:
                 self._desk.let_go(run)
