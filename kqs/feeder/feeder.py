@@ -310,11 +310,12 @@ class Feeder:
     async def _feed(self, batch: Batch) -> None:
         """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
         pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
+        jobs: Sequence[Accepted] = batch.jobs
         while not self._may_end:
             try:
-                await self._queue.accept(
-                    batch.jobs, batch.reach.seq, has_fanned=self._intake.has_fanned, has_order=self._intake.has_order
-                )
+                if self._intake.has_fanned:
+                    jobs = await self._queue.multiply(jobs)
+                await self._queue.accept(jobs, batch.reach.seq, has_order=self._intake.has_order)
             except StoreUnavailableError as error:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:

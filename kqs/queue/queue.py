@@ -216,19 +216,15 @@ class Queue:
         """Tell whether no more jobs should begin before they are stored: the results of those that did take too much memory."""
         return self._reporter.early_bytes > base.DATA_BYTES
 
-    async def accept(
-        self, jobs: Sequence[Accepted], fed_seq: int, *, has_fanned: bool = False, has_order: bool = False
-    ) -> None:
+    async def accept(self, jobs: Sequence[Accepted], fed_seq: int, *, has_order: bool = False) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 
         A job with `claimed_at` that `run_claimed` did not deliver was claimed by an earlier boot: that run is lost.
 
-        Args: has_fanned: some jobs may have a `result`. has_order: some may wait for others.
+        Args: jobs: none has a `result`: see `multiply`. has_order: some may wait for others.
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
-        if has_fanned and any(job.result is not None for job in jobs):
-            jobs = await self._multiply(jobs, now)
         claimed = [job for job in jobs if job.claimed_at]  # in the journal; others are here
         for job in jobs:
             if job.due_at and job.due_at <= now:
@@ -265,10 +261,16 @@ class Queue:
         """Let no more jobs into a batch. See Store.close_batch."""
         return await self._store.close_batch(batch_id)
 
-    async def _multiply(self, jobs: Sequence[Accepted], now: float) -> list[Accepted]:
-        """Store those jobs that are not run, but have copies; return all others, and these copies."""
+    async def multiply(self, jobs: Sequence[Accepted]) -> Sequence[Accepted]:
+        """Store those jobs that are not run, but have copies; return all others, and these copies, for `accept`.
+
+        Whoever has to repeat the `accept` does so with these: the jobs count as stored once.
+        Raises: StoreError: it may be repeated.
+        """
         fanned = [job for job in jobs if job.result is not None]
-        found, ended, multiplied = await self._multicast.store(fanned, self.runs.epoch, now)
+        if not fanned:
+            return jobs
+        found, ended, multiplied = await self._multicast.store(fanned, self.runs.epoch, self.clock.now())
         known = frozenset(found)
         if self.events.is_heard:
             new = [job for job in fanned if job.order not in known]

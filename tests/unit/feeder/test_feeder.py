@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ import kqs.feeder.checkpoints
 import kqs.feeder.feeder
 import kqs.feeder.held
 import kqs.feeder.pace
+from kqs.config import TakingSection
 from kqs.errors import JournalCorruptError, JournalError, StoreUnavailableError
 from kqs.feeder import Feeder
 from kqs.filter import Filter
+from kqs.inserter import Inserter
 from kqs.journal import Journal, Kind, Record
 from kqs.queue.limiting import Said
 from kqs.states import State
@@ -21,6 +25,7 @@ from kqs.wire.jobs import decode_jobs
 from tests.support.feeding import Feeding, caught_up
 from tests.support.jobs import listed
 from tests.support.journal import all_settled, appended
+from tests.support.queueing import Rig
 from tests.support.turning import until
 
 
@@ -417,3 +422,29 @@ async def test_what_waits_on_disk_alone_goes_straight_to_lanes_if_it_is_alike(
     is_alike = b"urgent" not in last
     assert any(have_waited) is not is_alike
     assert (runs[0].claim.order, len(runs) == 42) == (first, is_alike)
+
+
+async def test_a_job_with_copies_counts_once_though_the_store_refuses_these_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path)
+    rig.taking = {"order": TakingSection(max_waiting=5), "bill": TakingSection(max_waiting=5)}
+    await rig.start()
+    rig.queue.bounds.first_order = 0
+    feeding, insert, calls = Feeding(rig, tmp_path), rig.store.insert, itertools.count()
+
+    async def refuse_the_second(*args: Any) -> object:
+        if next(calls) == 1:
+            raise StoreUnavailableError("database is full")
+        return await insert(*args)
+
+    monkeypatch.setattr(rig.store, "insert", refuse_the_second)
+    feeder = await feeding.start()
+    inserter = Inserter(
+        feeding.journal, feeding.ids, rig.clock.now, rig.queue.asked, rig.queue.bounds, subscribers={"order": ["bill"]}
+    )
+    await inserter.insert(b'{"type":"order"}')
+    await caught_up(feeder)
+    assert [rig.queue.bounds.waiting(type_) for type_ in ("order", "bill")] == [0, 1]
+    await feeding.stop()
+    await rig.stop()
