@@ -14,7 +14,8 @@ from __future__ import annotations
 class Cursor:
     """See the module docstring. Call from the loop thread.
 
-    fed: the first seq that the store does not have. held: the first that is neither in memory nor in the store. To be read.
+    fed: the first seq that the store does not have. held: the first that is neither in memory nor in the store. Others read
+    both, and move them by `feed` and `hold` alone.
     """
 
     __slots__ = ("fed", "held")

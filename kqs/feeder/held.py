@@ -15,8 +15,6 @@ from kqs.wire.order import may_be_tied
 #: beyond either, records are forgotten here and read back from the journal
 MAX_JOBS = 50_000
 MAX_BYTES = 32 * 1024 * 1024
-
-
 #: a batch is about so many bytes of records, since the store has it in its WAL and in its file at a time
 BATCH_BYTES = 1024 * 1024
 

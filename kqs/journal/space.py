@@ -11,8 +11,6 @@ from __future__ import annotations
 _HYSTERESIS_SHARE = 0.25
 #: so many bytes of the store for one of the backlog
 _TAKES = 3
-
-
 #: with less free than this, jobs could be accepted for which the store finds no room to run them
 LEAST_FREE_BYTES = 2 * 1024 * 1024
 

@@ -39,10 +39,10 @@ class Consumer:
         self.room = room
         self._room = room
         self._is_barred = False  # it is stopped, or holds too much data: its room counts as none
-        self._has_room = asyncio.Event()
+        self._has_room = asyncio.Event()  # set as long as `_room` is more than 0, barred or not
         self._claims = 0  # under way
         self._settled = asyncio.Event()  # set once it has stopped and no claim is under way
-        self._is_light = asyncio.Event()
+        self._is_light = asyncio.Event()  # set unless it holds too much data
         self._is_light.set()
         #: data of long runs that were delivered and have not begun; while it is 0, `begin` need not be called
         self.unbegun_bytes = 0

@@ -30,7 +30,6 @@ MOST = 1000
 
 _AS_OTHERS = TakingSection()
 
-
 #: see Store.in_turn
 InTurn = Callable[[str, Turn, int, Terms], Awaitable[Turned]]
 

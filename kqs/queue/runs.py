@@ -70,7 +70,8 @@ class Runs:
         self._dispatcher = dispatcher
         self._aftermath = aftermath
         self._hurry = Hurry(wishes, supervisor)
-        self._waited_ends = 0  # that wait for their jobs to be stored, since some were stored last
+        #: ends that somebody waits for and that wait for their jobs to be stored: how many came since jobs were stored last
+        self._waited_ends = 0
         #: tells whether a run may begin now without asking `may_begin`
         self.is_certain = admission.is_certain
         self.reporter = Reporter(

@@ -59,10 +59,10 @@ from kqs.supervisor import Supervisor
 #: so few new jobs with so little data are stored at once rather than handed to the thread: somebody may wait for them.
 #: 64 KiB take 0.1 ms, no more than the hops; a MiB takes 2 ms and 16 MiB take 100, in which the loop would do nothing else
 _FEW_JOBS = 4
+_FEW_BYTES = 64 * 1024
 #: by how much of itself the file may grow when all its jobs run: who ran them, when, how it ended; large disks have that anyway
 _GROWTH_SHARE = 0.25
 _MOST_OWED_BYTES = 64 * 1024 * 1024
-_FEW_BYTES = 64 * 1024
 
 
 class SqliteStore:
@@ -75,9 +75,8 @@ class SqliteStore:
     def __init__(
         self, path: Path, settings: StoreSection, clock: Clock, supervisor: Supervisor, *, is_passing: bool = False
     ) -> None:
-        """Args:
+        """Args: path: the file; it is created, mode 0600, in a directory that must exist.
 
-        path: the file; it is created, mode 0600, in a directory that must exist.
         is_passing: it is in memory, and all is done on the loop.
         """
         self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now, is_passing=is_passing)
