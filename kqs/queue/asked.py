@@ -44,6 +44,7 @@ class Asked:
         self._decided: list[Question] = []
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def check_room(self, count: int) -> None:
         """See VerdictsPort."""
@@ -56,6 +57,9 @@ class Asked:
 
     def flushed(self, question: Question) -> None:
         """See VerdictsPort."""
+        if self._is_closed:
+            self._give_up([question], _STOPPED)
+            return
         self._flushed.append((self._monotonic() + WITHIN_S, question))
         self._set_timer()
 
@@ -110,7 +114,8 @@ class Asked:
                 question.told(Found(question.known, question.joined))
 
     def close(self) -> None:
-        """Tell all who wait that they will hear nothing here."""
+        """Tell all who wait, or will, that they hear nothing here: a slow disk may flush more jobs yet."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._give_up([question for _, question in self._flushed], _STOPPED)

@@ -163,6 +163,14 @@ async def test_a_stop_tells_all_who_wait(bench: Bench) -> None:
     assert all(isinstance(error, CallError) and "the server stops" in str(error) for _, error in bench.told)
 
 
+async def test_whose_jobs_are_flushed_after_a_stop_is_told_then(bench: Bench) -> None:
+    bench.ask("one", 0)
+    late = bench.ask("late", 1, is_flushed=False)
+    bench.asked.close()
+    bench.asked.flushed(late)
+    assert bench.names == ["one", "late"]
+
+
 async def test_too_many_questions_are_refused_but_one_always_has_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_JOBS", 2)
     bench.asked.check_room(3)
