@@ -567,8 +567,8 @@ def test_a_child_of_a_handler_holds_no_connection(tmp_path: Path) -> None:
         working(tmp_path, server, MODULE) as worker,
     ):
         insert(server, "orphan")
+        until_said(worker, "and no more")  # before anybody else prints: a fork meanwhile has the lock of that taken for ever
         running = insert(server, "to_thread", ttr=600, ghosts=0)
-        until_said(worker, "and no more")
         until_said(worker, "held")
         pid, held = re.findall(r"orphan (\d+) holds(.*) and no more", worker.log.read_text())[0]
         try:
