@@ -43,10 +43,12 @@ class Trouble:
             self._is_told = True
             self._log.warning(self._what, **details)
 
-    def over(self, **details: Any) -> None:
-        """Take in that what was tried has worked. Costs nothing while there is no trouble."""
-        if self.is_on:
-            self.is_on = False
-            if self._is_told:
-                for_s = round(self._monotonic() - self._began_at, 1)
-                self._log.info(self._over, **details, after_s=for_s, times=self._count)
+    def over(self, **details: Any) -> bool:
+        """Take in that what was tried has worked; return whether that is told. Costs nothing while there is no trouble."""
+        if not self.is_on:
+            return False
+        self.is_on = False
+        if self._is_told:
+            for_s = round(self._monotonic() - self._began_at, 1)
+            self._log.info(self._over, **details, after_s=for_s, times=self._count)
+        return self._is_told

@@ -60,7 +60,7 @@ class GivenLine(Line):
     def __init__(self, given: sockets.socket, supervisor: Supervisor) -> None:
         super().__init__(Address(socket="given"), supervisor)
         self._given: sockets.socket | None = given
-        self._was_open = True  # that it opens is nothing to tell
+        self._is_told_lost = False  # that it opens is nothing to tell
 
     async def _connect(self) -> Link:
         given, self._given = self._given, None

@@ -52,7 +52,7 @@ class Line:
     """See the module docstring.
 
     on_open: called when there is a connection, at first and again. on_lost: called when there is none any more, with the
-    reason, after all calls were told.
+    reason, after all calls were told; returns whether it has told people of it.
     """
 
     def __init__(self, address: Address, supervisor: Supervisor) -> None:
@@ -64,10 +64,10 @@ class Line:
         self._number = 0
         self._unanswered = 0
         self._is_heard = False  # on this connection
-        self._was_open = False
+        self._is_told_lost = True  # whoever reads the log expects to read of the next connection
         self._tasks: list[asyncio.Task[None]] = []
         self.on_open: Callable[[], None] = lambda: None
-        self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_lost: Callable[[str], bool] = lambda reason: False
 
     @property
     def is_open(self) -> bool:
@@ -154,11 +154,9 @@ class Line:
         self._link = link
         self._is_heard = False
         self._unanswered = 0
-        if self._trouble.is_on:
-            self._trouble.over(server=str(self._address))
-        elif not self._was_open:
+        if not self._trouble.over(server=str(self._address)) and self._is_told_lost:
             log.info("connected", server=str(self._address))
-        self._was_open = True
+        self._is_told_lost = False
         self.on_open()
 
     def _heard(self, answer: Answer) -> None:
@@ -201,7 +199,7 @@ class Line:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.answered(None)
-        self.on_lost(reason)
+        self._is_told_lost = self.on_lost(reason)
 
     async def _beat(self) -> None:
         while True:

@@ -191,13 +191,14 @@ class WireSource:
         self._open_runs.resume()
         self._send()
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, reason: str) -> bool:
+        """Take in that the connection is lost; return whether people were told."""
         self._orders.lose()
         self._reports.lose()
         if self._hold:
             if self._runs:
                 log.warning("the connection was lost, its runs are held and go on", count=len(self._runs), reason=reason)
-            return
+            return bool(self._runs)
         lost = list(self._runs.values())
         self._runs.clear()
         if lost:
@@ -205,6 +206,7 @@ class WireSource:
         for run in lost:
             if run.lease is not None:
                 _lose(run.lease)
+        return bool(lost)
 
     def _close(self, token: str) -> bool:
         """Take in that a run is over; False: it was before."""

@@ -463,6 +463,27 @@ async def reconnected(post: Post) -> None:
     await post.called("work", orders + 1)
 
 
+@pytest.mark.parametrize("hold", [False, True])
+async def test_whoever_reads_of_a_lost_connection_reads_of_the_next(post: Post, holding: Post, *, hold: bool) -> None:
+    one = holding if hold else post
+    with capture_logs() as logs:
+        await one.start(room=9)
+        for number in range(3):  # soon after each other, so that the trouble itself is told once
+            await one.given(a_run(number))
+            await reconnected(one)
+    told = [log["event"] for log in logs if log["event"].startswith(("connected", "the connection was lost"))]
+    lost = "the connection was lost, its runs are held and go on" if hold else "the connection was lost, and with it its runs"
+    assert told == ["connected", *[lost, "connected"] * 3]
+
+
+async def test_of_a_loss_that_costs_nothing_and_is_soon_over_nothing_is_told_again(post: Post) -> None:
+    with capture_logs() as logs:
+        await post.start()
+        for _ in range(3):
+            await reconnected(post)
+    assert [log["event"] for log in logs] == ["connected", "no server answers, trying again", "connected"]
+
+
 async def test_held_runs_go_on_over_a_lost_connection_and_new_ones_are_asked_for_beside_them(holding: Post) -> None:
     await holding.start(room=3)
     begun, waiting = await holding.given(a_run(1), a_run(2))
