@@ -2,7 +2,8 @@
 
 Such a peer is read no more, so the loop does not look at its socket, and only what is written next would tell that it is gone:
 a call that waits for a job's end writes nothing for as long as a week. So these sockets stand in a set of the kernel's own that
-tells of nothing but broken connections, and the loop looks at that. Where there is no epoll, nothing is heard.
+tells of nothing but broken connections, and the loop looks at that. Where there is no epoll, or no descriptor left for one,
+nothing is heard.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ class Resets:
     def watch(self, number: int, broken: Callable[[], None]) -> None:
         """Call `broken` once when the connection of this descriptor is broken, unless `forget` comes before."""
         if sys.platform == "linux":
-            if self._epoll is None:
-                self._epoll = select.epoll()
-                guard, numbers = self._supervisor.guard, self._epoll.fileno()
-                asyncio.get_running_loop().add_reader(numbers, guard, "resets", self._look, self._epoll)
-            # told once: what a fork of the process keeps open cannot be taken out again after it was closed here
-            self._epoll.register(number, select.EPOLLONESHOT)
-            self._broken[number] = broken
+            with suppress(OSError):  # the answers that are due are worth more than to hear of it
+                if self._epoll is None:
+                    self._epoll = select.epoll()
+                    guard, numbers = self._supervisor.guard, self._epoll.fileno()
+                    asyncio.get_running_loop().add_reader(numbers, guard, "resets", self._look, self._epoll)
+                # told once: what a fork of the process keeps open cannot be taken out again after it was closed here
+                self._epoll.register(number, select.EPOLLONESHOT)
+                self._broken[number] = broken
 
     def forget(self, number: int) -> None:
         """Call nothing for this descriptor, be it open or not. Idempotent."""
