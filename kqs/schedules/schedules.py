@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from itertools import islice
+from typing import Any
 
 from kqs.clock import Clock
-from kqs.errors import CallError, StoreUnavailableError
+from kqs.errors import CallError, KqsError, StoreUnavailableError
 from kqs.inserter import Inserter
 from kqs.log import get_logger
 from kqs.schedules.roster import Entry, Roster
@@ -15,6 +18,7 @@ from kqs.service import Service
 from kqs.store.base import Store
 from kqs.store.ticks import Origin, Plan, Schedule
 from kqs.supervisor import Supervisor
+from kqs.tasks import side_by_side
 
 log = get_logger("kqs.schedules")
 
@@ -22,7 +26,8 @@ log = get_logger("kqs.schedules")
 MAX_SCHEDULES = 20_000
 #: after a start nobody who asks for a schedule waits longer until they have been read, in s
 READ_WITHIN_S = 5.0
-#: schedules that are taken in, in one turn of the loop
+#: schedules that are taken in, in one turn of the loop; and changes that the store is asked for at a time: it flushes these
+#: together
 _TURN = 100
 
 
@@ -167,13 +172,16 @@ class Schedules(Service):
             seen = await self._store.schedule_changes()
             await self._read_all()
             node = self._inserter.ids.node
-            for entry in self._roster.entries:
-                if node in entry.schedule.nodes and entry.schedule.name not in self._plans:
-                    await self._store.remove_schedule(entry.schedule.name, node)
-            for name, plan in self._plans.items():
-                old = self._roster.get(name)
-                if old is None or old.schedule.plan != plan or node not in old.schedule.nodes:
-                    await self._put(name, plan, "config")
+            kept = [entry.schedule for entry in self._roster.entries]
+            await _all_done(
+                partial(self._store.remove_schedule, one.name, node)
+                for one in kept
+                if node in one.nodes and one.name not in self._plans
+            )
+            says_so = {one.name for one in kept if node in one.nodes and one.plan == self._plans.get(one.name)}
+            await _all_done(
+                partial(self._put, name, plan, "config") for name, plan in self._plans.items() if name not in says_so
+            )
             await self._read_all()
         self._seen = seen
         self._is_read.set()
@@ -230,6 +238,23 @@ class Schedules(Service):
 def _stays(old: Entry, plan: Plan, now: float) -> bool:
     """Tell whether a schedule that says the same goes on as it is; clocks of servers, and of one over time, differ a little."""
     return old.schedule.plan == plan and old.passed_at <= now + BEHIND_S
+
+
+async def _all_done(works: Iterable[Callable[[], Coroutine[Any, Any, object]]]) -> None:
+    """Do all of it, _TURN at a time. Raises: KqsError: what one of them has raised, when those beside it are over."""
+    waiting = iter(works)
+    while some := list(islice(waiting, _TURN)):
+        for error in await side_by_side(map(_tried, some), "schedules"):
+            if error is not None:
+                raise error
+
+
+async def _tried(work: Callable[[], Coroutine[Any, Any, object]]) -> KqsError | None:
+    try:
+        await work()
+    except KqsError as error:
+        return error
+    return None
 
 
 def _unknown(name: str) -> CallError:

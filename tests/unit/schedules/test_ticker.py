@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,14 @@ MINUTELY = Plan(JOB, every=60.0)
 class Node:
     """A node's schedules; what it journals goes into the store when that is to catch up."""
 
-    def __init__(self, folder: Path, clock: FakeClock) -> None:
+    def __init__(self, folder: Path, clock: FakeClock, plans: Mapping[str, Plan] | None = None) -> None:
         self.clock = clock
         self.supervisor = StrictSupervisor()
         self.store = SqliteStore(folder / "store.sqlite", StoreSection(), clock, self.supervisor)
         self.journal = MemoryJournal()
         self.ids = Ids("0000beef")
         inserter = Inserter(self.journal, self.ids, clock.now, MemoryVerdicts())
-        self.schedules = Schedules({}, self.store, inserter, clock, self.supervisor, self.feed)
+        self.schedules = Schedules(plans or {}, self.store, inserter, clock, self.supervisor, self.feed)
         self._fed = 0
 
     async def start(self) -> None:
@@ -415,3 +415,41 @@ async def test_what_another_version_has_kept_is_told_and_holds_up_nobody(node: N
     assert "the schedule 'x' cannot be read here: expected five fields" in node.schedules.problems()[0]
     node.jump(61)
     await node.until_jobs(begin + 60)
+
+
+async def test_what_a_config_changes_is_asked_of_the_store_together(tmp_path: Path) -> None:
+    clock, begun, most = FakeClock(), 0, 0
+    for names in (range(250), range(200, 300)):
+        here = Node(tmp_path, clock, {f"s{number}": MINUTELY for number in names})
+
+        async def put(schedule: Schedule, node: str | None = None, *, store: SqliteStore = here.store) -> Schedule:
+            nonlocal begun, most
+            begun, most = begun + 1, max(most, begun + 1)
+            try:
+                return await SqliteStore.put_schedule(store, schedule, node)
+            finally:
+                begun -= 1
+
+        here.store.put_schedule = put  # type: ignore[method-assign]
+        await here.start()
+        assert here.schedules.names == sorted(f"s{number}" for number in names)
+        await here.stop()
+    assert most == module._TURN
+
+
+async def test_a_store_that_fails_meanwhile_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticker_module, "RETRY_S", 0.001)
+    here = Node(tmp_path, FakeClock(), {f"s{number}": MINUTELY for number in range(250)})
+    refused = {"s7", "s140"}
+
+    async def put(schedule: Schedule, node: str | None = None) -> Schedule:
+        if schedule.name in refused:
+            refused.remove(schedule.name)
+            raise StoreUnavailableError("the disk is gone")
+        return await SqliteStore.put_schedule(here.store, schedule, node)
+
+    here.store.put_schedule = put  # type: ignore[method-assign]
+    await here.start()
+    assert len(here.schedules.names) == 250
+    assert not refused
+    await here.stop()
