@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
 from kqs.cli.arguments import json_option
-
-#: what stands before the host of an address: who logs in, and with which password
-_LOGIN = re.compile(r"//[^/@]*@")
 
 
 @click.group("config")
@@ -36,16 +31,15 @@ def show_command(path: Path | None, as_lines: bool) -> None:
     """
     from kqs.cli.output import print_line
     from kqs.config import settings_in
+    from kqs.words.logins import without_login
     from kqs.words.printable import printable
 
     for setting in settings_in(path, os.environ):
-        name, value = ".".join(setting.key), _without_logins(setting.value)
+        name, value = ".".join(setting.key), setting.value
+        if isinstance(value, str):
+            value = without_login(value)
         if as_lines:
             print_line({"setting": name, "value": value, "from": setting.origin})
         else:
             text = msgspec.json.encode(value, enc_hook=str).decode()
             click.echo(printable(f"{name} = {text}  # {setting.origin}"))
-
-
-def _without_logins(value: Any) -> Any:
-    return _LOGIN.sub("//…@", value) if isinstance(value, str) else value

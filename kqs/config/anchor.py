@@ -10,6 +10,7 @@ import msgspec
 
 from kqs.config.sections import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
+from kqs.words.logins import without_login
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
 
@@ -29,9 +30,8 @@ def anchored(config: Config, folder: Path) -> Config:
     journal = msgspec.structs.replace(journal, dir=folder / journal.dir)
     if store.kind == "sqlite" and store.uri:
         if _URI.match(store.uri):
-            raise StartupError(
-                f"store.uri: {store.uri!r}: the kind sqlite expects the path of a file, not a URI", ExitCode.CONFIG
-            )
+            shown = without_login(store.uri)
+            raise StartupError(f"store.uri: {shown!r}: the kind sqlite expects the path of a file, not a URI", ExitCode.CONFIG)
         store = msgspec.structs.replace(store, uri=str(folder / store.uri))
     commands = {type_: _anchored_command(section, folder) for type_, section in config.commands.items()}
     changes = {"server": server, "journal": journal, "store": store, "commands": commands, "folder": folder / config.folder}

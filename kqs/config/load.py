@@ -164,7 +164,7 @@ def _value_of(key: tuple[str, ...], text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # which is told as text that does not fit
         return text
 
 

@@ -62,3 +62,9 @@ def test_a_program_that_is_a_path_is_taken_from_the_folder_and_a_name_is_not() -
     ]
     assert found.folder == HERE
     assert anchored(found, Path("/elsewhere")) == found
+
+
+def test_a_login_in_it_is_not_told() -> None:
+    with pytest.raises(StartupError) as refused:
+        anchored(Config(store=StoreSection(uri="mongodb://me:sec@ret@host/kqs")), HERE)
+    assert str(refused.value).startswith("store.uri: 'mongodb://…@host/kqs': the kind sqlite expects")

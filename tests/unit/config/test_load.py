@@ -264,6 +264,11 @@ def test_mistake_in_the_file_is_one_clear_line(trouble: Told, toml: str, line: s
     [
         ("KQS_SERVER__PORT", "a", 'environment KQS_SERVER__PORT: server.port: got "a", expected an integer from 0 to 65535'),
         (
+            "KQS_SERVER__PORT",
+            "[" * 100_000,
+            f'environment KQS_SERVER__PORT: server.port: got "{"[" * 59}…, expected an integer from 0 to 65535',
+        ),
+        (
             "KQS_SERVER__PROT",
             "1",
             'environment KQS_SERVER__PROT: server.prot: unknown setting "prot"; the nearest known one is "port"',
