@@ -10,12 +10,13 @@ import pytest
 from kqs.filter import Filter
 from kqs.job import Entry, Run
 from kqs.states import State
-from kqs.store.base import Verb
+from kqs.store.base import Changed, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.change_contract import change
 from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
+from tests.support.mongo_proxy import MongoProxy
 
 MakeStore = Callable[..., MongoStore]
 
@@ -172,3 +173,37 @@ async def test_what_a_deleted_held_run_has_is_free_when_its_server_has_started_a
     assert await anew.take(run.claim) is None
     assert await anew.report([a_report(run.claim, at=now)]) == [False]
     assert await ours.holder("r") == (a_job(1).id, ANY)
+
+
+@pytest.mark.parametrize("after", range(8))
+async def test_what_is_cancelled_while_it_is_claimed_in_vain_ends(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, clock: FakeClock, now: float, after: int
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now)
+    assert numbers(await ours.wake(now + 1, 9)) == [1]
+    cancelled: list[Changed] = []
+
+    async def cancel() -> None:
+        cancelled.extend((await change(theirs, Verb.CANCEL, Filter(ids=(a_job(1).id,)), now=now + 1)).changed)
+
+    proxy.meanwhile((after, cancel))
+    assert await granted(ours, now + 1) == []
+    if not proxy.is_interrupted:
+        await cancel()
+        proxy.meanwhile()
+    assert len(cancelled) == 1
+    for orphan in await ours.orphans(9):
+        assert await ours.report([a_report(orphan.claim, State.GHOST, at=now + 1)]) == [None]
+        assert await ours.report([a_report(orphan.claim, State.CANCELLED, at=now + 1)]) == [True]
+    record = await ours.job(a_job(1).id)
+    assert record is not None
+    assert record.state is State.CANCELLED
+    assert await theirs.report([a_report(run.claim, at=now + 1)]) == [True]
+    await ours._there.keep_up()
+    assert await theirs.holder("r") is None
+    for store in (ours, theirs):
+        await store._there.session.tallies.flush()
+    assert (await ours.counts())["mail"] == {State.SUCCESS: 1, State.CANCELLED: 1}

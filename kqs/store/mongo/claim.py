@@ -11,7 +11,7 @@ from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import Place, a_begin, claimed, is_intact, pushed, run_of
+from kqs.store.mongo.documents import NOBODY, Place, a_begin, claimed, is_intact, pushed, run_of
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -22,8 +22,6 @@ log = get_logger("kqs.store")
 _UNKNOWN_BYTES = 16 * 1024 * 1024
 #: how often a claim whose answer was lost is looked for; a write may still be on its way when its connection is gone
 _LOOKS = 12
-#: an owner that is no boot's epoch
-_NOBODY = 0.5
 
 
 class Claimer:
@@ -132,7 +130,7 @@ class Claimer:
         undone = await self._session.jobs.update_many({**ours, "cancel_at": None}, waiting)
         if undone.matched_count:
             self._session.tallies.doubt()  # a count may have met them while they ran
-        await self._session.jobs.update_many({**ours, "cancel_at": {"$gt": 0.0}}, {"$set": {"owner": _NOBODY}})
+        await self._session.jobs.update_many({**ours, "cancel_at": {"$gt": 0.0}}, {"$set": {"owner": NOBODY}})
         self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
 
     async def orphans(self, limit: int, keep_damaged_s: float | None) -> list[Run]:

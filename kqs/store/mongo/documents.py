@@ -60,6 +60,8 @@ class Place(IntEnum):
 
 #: what is so of a job that waits
 WAITS = {"place": {"$in": [int(Place.READY), int(Place.LATER)]}}
+#: an `owner` that is no boot's epoch: its run goes to whoever asks for orphans first
+NOBODY = 0.5
 #: the `state` of what is gone, so that no question for another finds it
 GONE_STATE = -1
 

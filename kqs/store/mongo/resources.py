@@ -28,10 +28,20 @@ from typing import Any, NamedTuple
 from pymongo import UpdateOne
 
 from kqs.job import Accepted, Claim, Entry, JobRecord, Report
-from kqs.states import WAITING
+from kqs.states import WAITING, State
 from kqs.store.base import CALL_S, Holder
 from kqs.store.mongo.client import Document, write_unless_taken
-from kqs.store.mongo.documents import Place, began_at, entry_fields, entry_of, parked_key, parked_keys, parked_name, unbegun
+from kqs.store.mongo.documents import (
+    NOBODY,
+    Place,
+    began_at,
+    entry_fields,
+    entry_of,
+    parked_key,
+    parked_keys,
+    parked_name,
+    unbegun,
+)
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
 
@@ -181,8 +191,19 @@ class Resources:
 
     async def _park(self, documents: Sequence[Document]) -> None:
         """Give claims back that were granted to no run, and wait for the resources."""
-        await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
+        written = await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
+        if written.matched_count < len(documents):
+            await self._leave_cancelled(documents)
         await self.wait_for({document["resource"] for document in documents})
+
+    async def _leave_cancelled(self, documents: Sequence[Document]) -> None:
+        """Leave those of these claims to `orphans` whose jobs were cancelled meanwhile: they are to end, not to wait again."""
+        were_cancelled = {"mark": documents[0]["mark"], **_RUNS, "cancel_at": {"$gt": 0.0}}
+        ids = [document["_id"] for document in documents]
+        await self._jobs.update_many({"_id": {"$in": ids}, **were_cancelled}, {"$set": {"owner": NOBODY}})
+        left = await self._session.find(ids, were_cancelled, ["type", "state"])
+        self._session.tallies.remove([(one["type"], one["state"]) for one in left])
+        self._session.tallies.add([(one["type"], State.PROCESSING) for one in left])
 
     def aside(self, reports: Iterable[Report]) -> dict[str, str]:
         """Return by job what those are parked as that wait again at once after a run."""
@@ -456,7 +477,7 @@ def _taking(held: _Held) -> Document:
 def _parking(document: Mapping[str, Any]) -> UpdateOne:
     """Return the update that parks a job which we have claimed; the claim is as if it had not been."""
     return UpdateOne(
-        {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING)},
+        {"_id": document["_id"], "mark": document["mark"], "place": int(Place.RUNNING), "cancel_at": None},
         {
             "$set": {
                 "place": int(Place.LATER),
