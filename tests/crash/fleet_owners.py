@@ -1,0 +1,284 @@
+"""Servers that share a MongoDB, whose jobs are called off at any of them as one or the other is killed; and what must be so.
+
+Owners insert at whichever server is up, and cancel, delete and retry what any has accepted. The handlers write when each run
+began and ended to one file. When everything has ended, which it does:
+
+    what was accepted and not touched has succeeded; what was deleted is not there, and was counted once; nothing was counted
+    as cancelled more often than it was to be run; no attempt began twice; of no resource did two runs go on at once, and of
+    the limited type never more than may; no resource is had or waited for.
+
+Run as a program for longer: `python -m tests.crash.fleet_owners ROUNDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kqs.store.mongo.documents import Place
+from tests.crash.victim import DRAIN_WITHIN_S, drain, play
+from tests.support.asking import RefusedError, ask, eventually
+from tests.support.beanstalkd import running_beanstalkd
+from tests.support.fleet import Fleet, Record, every_record
+from tests.support.mongodb import a_database, client_of, mongodb
+from tests.support.serving import Served
+
+OWNERS = 4
+RESOURCES = ("r0", "r1")
+MOST_LIMITED = 2
+AT_ONCE = 12
+#: jobs that one call names at most: all that it changes are in its answer
+NAMED = 6
+#: how long an owner rests between two calls, in s, and waits for an answer: the Java server takes some 200 jobs a second
+REST_S = 0.1
+GIVE_UP_S = 20
+#: refusals that say that nothing is known, or that somebody else was first
+MAY_BE_SAID = {"busy", "draining", "running", "not_found"}
+
+HANDLERS = """
+import asyncio, os, random, time
+import kqs
+
+log = os.open(os.environ["RAN"], os.O_WRONLY | os.O_APPEND)
+
+def note(word, data, job):
+    resource = data.get("resource", "-")
+    os.write(log, f"{os.getpid()} {word} {job.type} {data['key']} {job.attempt} {resource} {time.monotonic()!r}\\n".encode())
+
+@kqs.handler("plain")
+@kqs.handler("alone")
+@kqs.handler("other")
+@kqs.handler("limited")
+async def run(data, job):
+    note("began", data, job)
+    try:
+        await asyncio.sleep(random.choice([0, 0.005, 0.05, 0.15]))
+        if job.attempt <= data["fails"]:
+            raise ValueError(job.attempt)
+    finally:
+        note("ended", data, job)
+"""
+
+
+class Ran(NamedTuple):
+    """A run, as its handler wrote it down; times are monotonic, in s. ended_at: None: it was cut off."""
+
+    pid: int
+    type: str
+    key: str
+    attempt: int
+    resource: str
+    began_at: float
+    ended_at: float | None
+
+
+@dataclass
+class Account:
+    """What was sent, and what was answered. touched: ids that a call was to change, answered or not. kills: pid, and when."""
+
+    accepted: list[str] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    changed: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    lost_retries: set[str] = field(default_factory=set)
+    kills: dict[int, float] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, runs: Sequence[Ran], records: dict[str, Record]) -> None:
+        """Assert that all is as it was answered."""
+        assert not self.faults, self.faults[:5]
+        untouched = [records.get(id_, {"id": id_, "state": "lost"}) for id_ in self.accepted if id_ not in self.touched]
+        failed = [job for job in untouched if job["state"] != "success"]
+        assert not failed, failed[:5]
+        assert not self.changed["delete"].keys() & records.keys(), "there after its deletion"
+        assert max(self.changed["delete"].values(), default=1) == 1, "one deletion was counted twice"
+        for id_, count in self.changed["cancel"].items():
+            assert count <= 1 + self.changed["retry"][id_] or id_ in self.lost_retries, f"{id_} was cancelled {count} times"
+        self._check_at_once(runs)
+
+    def _check_at_once(self, runs: Sequence[Ran]) -> None:
+        resources: defaultdict[str, list[Ran]] = defaultdict(list)
+        for run in sorted(runs, key=lambda run: run.began_at):
+            resources[run.resource].append(run)
+        resources.pop("-", None)
+        for found in resources.values():
+            for run, following in pairwise(found):
+                assert self._over_at(run) <= following.began_at, f"two runs at once of one resource: {run}, {following}"
+        limited = [run for run in runs if run.type == "limited"]
+        for run in limited:
+            at_once = [one for one in limited if one.began_at <= run.began_at < self._over_at(one)]
+            assert len(at_once) <= MOST_LIMITED, f"{len(at_once)} at once of what is limited to {MOST_LIMITED}: {at_once}"
+
+    def _over_at(self, run: Ran) -> float:
+        return self.kills.get(run.pid, float("inf")) if run.ended_at is None else run.ended_at
+
+
+def ran(log: Path) -> list[Ran]:
+    """Read what the handlers wrote."""
+    runs: dict[tuple[str, int], Ran] = {}
+    for line in log.read_text().splitlines():
+        pid, word, type_, key, attempt, resource, at = line.split()
+        name = (key, int(attempt))
+        if word == "began":
+            assert name not in runs, f"attempt {attempt} of {key} began twice: {runs[name]}, {line}"
+            runs[name] = Ran(int(pid), type_, key, int(attempt), resource, float(at), None)
+        else:
+            runs[name] = runs[name]._replace(ended_at=float(at))
+    return list(runs.values())
+
+
+class Crew:
+    """The servers of a fleet, each of which is up or is not."""
+
+    def __init__(self, fleet: Fleet, count: int, stack: ExitStack) -> None:
+        self._fleet = fleet
+        self._lock = threading.Lock()
+        self._up: dict[str, Served] = {}
+        self._stacks = {f"server{number}": stack.enter_context(ExitStack()) for number in range(count)}
+        for name in self._stacks:
+            self.start(name)
+
+    @property
+    def up(self) -> list[Served]:
+        with self._lock:
+            return list(self._up.values())
+
+    def start(self, name: str) -> None:
+        limit = json.dumps({"max_running": MOST_LIMITED})
+        settings = {"WORKER__MODULES": '["fleet_owners_jobs"]', "WORKER__CONCURRENCY": "3", "TYPES__limited": limit}
+        served = self._stacks[name].enter_context(self._fleet.serving(name, **settings))
+        with self._lock:
+            self._up[name] = served
+
+    def stop_one(self, rng: random.Random, account: Account) -> str:
+        """Kill one of them, or stop it in good order; return which."""
+        name = rng.choice(list(self._stacks))
+        with self._lock:
+            served = self._up.pop(name)
+        served.stop(signal.SIGKILL if rng.random() < 0.75 else signal.SIGTERM)
+        account.kills[served.process.pid] = time.monotonic()
+        self._stacks[name].close()
+        return name
+
+
+class Owner(threading.Thread):
+    """Inserts jobs, and calls some of all off, until told to stop."""
+
+    def __init__(self, crew: Crew, account: Account, name: str, seed: int) -> None:
+        super().__init__(name=name)
+        self._crew = crew
+        self._account = account
+        self._rng = random.Random(f"{seed}-{name}")
+        self._count = 0
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.wait(self._rng.uniform(0, REST_S)):
+            server = self._rng.choice(self._crew.up)
+            try:
+                with suppress(OSError, EOFError):
+                    self._rng.choice([self._insert, self._insert, self._change])(server)
+            except RefusedError as error:
+                if error.code not in MAY_BE_SAID:
+                    self._account.faults.append(str(error))
+
+    def _insert(self, server: Served) -> None:
+        jobs = [self._job() for _ in range(self._rng.choice([1, 2, AT_ONCE]))]
+        self._account.accepted += ask(server, "insert", jobs, GIVE_UP_S)
+
+    def _job(self) -> dict[str, Any]:
+        self._count += 1
+        rng, key = self._rng, f"{self.name}-{self._count}"
+        data: dict[str, Any] = {"key": key, "fails": rng.choice([0] * 8 + [1, 2])}
+        job = {"type": rng.choice(["plain", "alone", "alone", "other", "limited"]), "data": data, "prio": rng.randrange(4)}
+        job |= {"keep": -1, "ghosts": -1, "ghost_delay": 0, "retry_delay": 0.1}
+        if job["type"] in ("alone", "other"):
+            job["resource"] = data["resource"] = rng.choice(RESOURCES)
+        if rng.random() < 0.2:
+            job["delay"] = rng.choice([0.1, 0.5, 1.5])
+        if rng.random() < 0.2:
+            job["id"] = f"own-{key}"
+        return job
+
+    def _change(self, server: Served) -> None:
+        recent = self._account.accepted[-4 * AT_ONCE :]
+        ids = self._rng.sample(recent, min(len(recent), NAMED))
+        if not ids:
+            return
+        verb = self._rng.choice(["cancel", "delete", "retry"])
+        self._account.touched.update(ids)
+        force = {"force": True} if verb == "delete" and self._rng.random() < 0.5 else {}
+        try:
+            answer = ask(server, verb, {"ids": ids, **force}, GIVE_UP_S)
+        except (OSError, EOFError, RefusedError):
+            self._account.lost_retries.update(ids if verb == "retry" else ())
+            raise
+        self._account.changed[verb].update(answer["ids"])
+        if answer["count"] != len(answer["ids"]):
+            self._account.faults.append(f"{verb} was answered {answer}")
+
+
+def own(folder: Path, uri: str, rounds: int, seed: int, *, servers: int, beanstalkds: int = 0) -> Account:
+    """Kill a server so often as its jobs' owners do with them what they like; check the account and return it."""
+    rng, account = random.Random(seed), Account()
+    (folder / "fleet_owners_jobs.py").write_text(HANDLERS)
+    with ExitStack() as stack:
+        fleet = Fleet(folder, uri, [stack.enter_context(running_beanstalkd()) for _ in range(beanstalkds)])
+        crew = Crew(fleet, servers, stack)
+        owners = [Owner(crew, account, f"o{number}", seed) for number in range(OWNERS)]
+        for owner in owners:
+            owner.start()
+        try:
+            for _ in range(rounds):
+                time.sleep(rng.uniform(0.5, 3))
+                stopped = crew.stop_one(rng, account)
+                time.sleep(rng.choice([0, 0.5, 6]))
+                crew.start(stopped)
+        finally:
+            for owner in owners:
+                owner.is_over.set()
+            for owner in owners:
+                owner.join()
+        records = _ended(crew.up, uri)
+    account.check(ran(folder / "ran"), records)
+    return account
+
+
+def _ended(servers: Sequence[Served], uri: str) -> dict[str, Record]:
+    """Return all records, once all jobs have ended and each server counts them so, and no resource is had or waited for."""
+    with client_of(uri) as client:
+        database = client.get_default_database()
+        waiting = {"place": {"$in": [int(Place.READY), int(Place.LATER), int(Place.RUNNING)]}}
+        drain(servers, lambda _servers: database.jobs.count_documents(waiting))
+        eventually(lambda: list(database.locks.find()), lambda lines: not lines, DRAIN_WITHIN_S, "no resource is had")
+    records = every_record(servers[0])
+    states = Counter(record["state"] for record in records.values())
+    for server in servers:
+        eventually(
+            lambda server=server: ask(server, "stats"),  # type: ignore[misc]
+            lambda seen: all(seen[f"jobs_{state}"] == states[state] for state in ("success", "fail", "cancelled")),
+            DRAIN_WITHIN_S,
+            f"counts {states}",
+        )
+    return records
+
+
+def _tell(folder: Path, rounds: int, seed: int) -> str:
+    (folder / "mongodb").mkdir()
+    with mongodb(folder / "mongodb") as uri:
+        account = own(folder, a_database(uri), rounds, seed, servers=2 + seed % 2, beanstalkds=seed // 2 % 2)
+    counts = {verb: counted.total() for verb, counted in account.changed.items()}
+    return f"{len(account.kills)} stops, {len(account.accepted)} jobs accepted, {counts}, all is as it was answered"
+
+
+if __name__ == "__main__":
+    play(_tell)
