@@ -11,6 +11,7 @@ import pytest
 
 from kqs.config import StoreSection
 from kqs.errors import StoreCorruptError, StoreUnavailableError
+from kqs.filter import Filter
 from kqs.ids import Ids
 from kqs.job import Accepted, Entry, Rescheduled, Run
 from kqs.states import State
@@ -35,6 +36,7 @@ from tests.contract.store_contract import (
 )
 from tests.support.clock import FakeClock
 from tests.support.jobs import EVERYTHING, listed
+from tests.support.mongo_proxy import MongoProxy
 from tests.support.mongodb import client_of
 from tests.support.supervising import StrictSupervisor
 
@@ -796,3 +798,46 @@ async def test_what_others_do_to_what_waits_is_told_later(
     await ours.counts()
     await third._there.keep_up()
     assert told[-1].counts == {"mail": 3}
+
+
+@pytest.mark.parametrize("after", range(4))
+async def test_what_takes_the_place_of_an_expired_job_just_then_does_not_expire(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0, id="x", expire_at=now)], 1, "w", now)
+
+    async def replace() -> None:
+        await change(theirs, Verb.DELETE, Filter(ids=("x",)), now=now)
+        await theirs.insert([a_job(9, id="x")], 1, "w", now)
+
+    proxy.meanwhile((after, replace))
+    await ours.expire(now, 9, None)
+    if not proxy.is_interrupted:
+        await replace()
+    record = await theirs.job("x")
+    assert record is not None
+    assert (record.order, record.state) == (FIRST + 9, State.NEW)
+
+
+@pytest.mark.parametrize("after", range(6))
+async def test_what_takes_the_place_of_an_ended_job_as_that_is_dropped_stays(
+    proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+) -> None:
+    ours, theirs = make_mongo_store(proxy.uri), make_mongo_store()
+    await ours.open(JOURNAL, NODE)
+    await theirs.open(OTHER_JOURNAL, OTHER_NODE)
+    await ours.insert([an_ended(0, at=now, id="x", end_drop_at=now)], 1, "w", now)
+
+    async def replace() -> None:
+        await change(theirs, Verb.DELETE, Filter(ids=("x",)), now=now)
+        await theirs.insert([an_ended(9, at=now, id="x")], 1, "w", now)
+
+    proxy.meanwhile((after, replace))
+    await ours.sweep(now, 9, FIRST + 5)
+    if not proxy.is_interrupted:
+        await replace()
+    record = await theirs.job("x")
+    assert record is not None
+    assert (record.order, record.state) == (FIRST + 9, State.SUCCESS)

@@ -91,7 +91,8 @@ async def _delete(session: Session, follower: Follower, documents: list[Any]) ->
     ids = [document["_id"] for document in documents]
     await follower.bury(documents)
     await uniques.forget(session, uniques.keys_of(documents))
-    deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "place": int(Place.ENDED)})
+    orders = [document["order"] for document in documents]  # a new job may stand there by now, and have ended
+    deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "order": {"$in": orders}, "place": int(Place.ENDED)})
     kinds = [(document["type"], document["state"]) for document in documents]
     if deleted.deleted_count == len(ids) or len(set(kinds)) == 1:
         session.tallies.remove(kinds[: deleted.deleted_count])

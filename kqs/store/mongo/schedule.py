@@ -174,7 +174,9 @@ def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -
         fields["drop_at"] = drop_at
     # without an epoch, no report can take this end for its own
     absent = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
-    return UpdateMany({"_id": {"$in": ids}, **WAITS}, {"$set": fields, "$unset": absent})
+    # a new job may stand there by now, or one that was retried
+    are_over = {"_id": {"$in": ids}, **WAITS, "expire_at": {"$lte": now}}
+    return UpdateMany(are_over, {"$set": fields, "$unset": absent})
 
 
 def _expired(state: int) -> State:
