@@ -73,10 +73,6 @@ class Broker(Protocol):
         """Give reserved entries back as ready."""
         ...
 
-    async def generation(self) -> str:
-        """Return a name that changes when the broker may have forgotten entries (restart, wipe, replacement)."""
-        ...
-
     def problems(self) -> list[str]:
         """Return what is wrong, in words; [] when all is well."""
         ...

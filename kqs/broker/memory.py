@@ -12,7 +12,6 @@ type. Call from the loop thread only.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -72,7 +71,6 @@ class MemoryBroker:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._trouble = Trouble(_log, "cannot fetch what waits in the store, trying again", "fetches from the store again")
         self._fault: Exception | None = None
-        self._generation = f"memory-{secrets.token_hex(8)}"
 
     async def start(self, refill: Refill, waiting: Mapping[str, int], store_id: str = "") -> None:
         """Begin, in O(types): nothing is fetched before it is asked for."""
@@ -153,10 +151,6 @@ class MemoryBroker:
     async def release(self, entries: Sequence[Entry]) -> None:
         """Give reserved entries back, in their old places."""
         await self.put(entries)
-
-    async def generation(self) -> str:
-        """Return this broker's name; it forgets nothing in its life."""
-        return self._generation
 
     def problems(self) -> list[str]:
         """Return nothing: a store that refuses tells of itself."""

@@ -303,10 +303,6 @@ class Groups:
         """See Broker.forget."""
         await self._broker.forget(entries)
 
-    async def generation(self) -> str:
-        """See Broker.generation."""
-        return await self._broker.generation()
-
     def problems(self) -> list[str]:
         """See Broker.problems."""
         return self._broker.problems()

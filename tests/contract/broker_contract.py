@@ -187,9 +187,6 @@ class BrokerContract:
         await self.put(broker, store, 1)
         assert orders(await broker.reserve({"mail": 1}, 1)) == [1]
 
-    async def test_the_generation_lasts_as_long_as_the_memory(self, broker: Broker) -> None:
-        assert await broker.generation() == await broker.generation()
-
     async def test_close_may_be_repeated(self, broker: Broker) -> None:
         await broker.close()
         await broker.close()

@@ -58,10 +58,8 @@ def store() -> ReadyJobs:
 async def test_what_an_emptied_server_held_is_put_again(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     async with broker_on(store, beanstalkd.address) as broker:
         await put(broker, store, range(100))
-        before = await broker.generation()
         beanstalkd.restart()
         assert len(await take_all(broker, store)) == 100
-        assert await broker.generation() != before
 
 
 async def test_what_a_dead_server_held_is_put_into_another(

@@ -101,10 +101,6 @@ class BeanstalkdBroker:
             await self._supply.stop()
             await self._pool.stop()
 
-    async def generation(self) -> str:
-        """Return the lives of all servers."""
-        return self._pool.generation
-
     def problems(self) -> list[str]:
         """Return what is wrong, in words; nothing before the start."""
         return self._pool.problems() if self._tick_task is not None else []

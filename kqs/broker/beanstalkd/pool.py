@@ -56,11 +56,6 @@ class Pool:
         tasks, self._tasks = self._tasks, []
         await self._supervisor.end(*tasks)
 
-    @property
-    def generation(self) -> str:
-        """Return a name of the lives of all servers."""
-        return ",".join(f"{server.address}={server.instance}" for server in self._servers)
-
     def problems(self) -> list[str]:
         """Return what is wrong, in words."""
         return [problem for server in self._servers if (problem := server.problem)]
