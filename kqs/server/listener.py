@@ -19,6 +19,7 @@ from kqs.log import get_logger
 from kqs.process.threads import addresses_of
 from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor, when_done
+from kqs.trouble import Trouble
 
 log = get_logger("kqs.server")
 
@@ -54,7 +55,7 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._make_connection: Callable[[], asyncio.BaseProtocol] = asyncio.Protocol
         self._room: Callable[[], int] = lambda: ACCEPTS_AT_ONCE
-        self._has_told = False
+        self._trouble = Trouble(log, "connections cannot be accepted, trying again and again", "connections are accepted again")
         self._socket_inode: int | None = None
         self.addresses: list[tuple[str, int]] = []
 
@@ -130,10 +131,9 @@ class Listener:
                 self._accepting.remove(bound)
                 asyncio.get_running_loop().remove_reader(bound)
                 self._supervisor.call_later(ACCEPT_PAUSE_S, "listener", self._resume, bound)
-                if not self._has_told:
-                    self._has_told = True
-                    log.warning("connections cannot be accepted, trying again and again", reason=reason_of(error))
+                self._trouble.met(reason=reason_of(error))
                 return
+            self._trouble.over()
             accepted.setblocking(False)
             task = self._supervisor.spawn(self._connect(accepted), "accept", when_done)
             self._tasks.add(task)

@@ -8,12 +8,13 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sized
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kqs.config import ServerSection
 from kqs.errors import StartupError
@@ -225,9 +226,7 @@ async def test_a_bound_listener_that_never_starts_frees_its_port() -> None:
         await asyncio.open_connection(*listener.addresses[0])
 
 
-async def test_without_open_files_it_accepts_later_and_says_so_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_open_files_it_accepts_later_and_says_both(monkeypatch: pytest.MonkeyPatch) -> None:
     tries, accept = [], Listener._accept
 
     def noted(listener: Listener, bound: socket.socket) -> None:
@@ -235,17 +234,24 @@ async def test_without_open_files_it_accepts_later_and_says_so_once(
         accept(listener, bound)
 
     monkeypatch.setattr(Listener, "_accept", noted)
-    async with listening(host="127.0.0.1") as listener:
-        with socket.socket() as peer, no_more_files():
-            peer.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(peer, listener.addresses[0])
-            await until(lambda: len(tries) > 2)
-        reader, writer = await asyncio.open_connection(*listener.addresses[0])
-        assert await reader.read() == b""
-        writer.close()
-        await writer.wait_closed()
-    assert capsys.readouterr().err.count("connections cannot be accepted") == 1
+    with capture_logs() as logs:
+        async with listening(host="127.0.0.1") as listener:
+            await _without_files_for_a_while(listener, tries)
+    assert [log["event"] for log in logs] == [
+        "connections cannot be accepted, trying again and again",
+        "connections are accepted again",
+    ]
+
+
+async def _without_files_for_a_while(listener: Listener, tries: Sized) -> None:
+    with socket.socket() as peer, no_more_files():
+        peer.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(peer, listener.addresses[0])
+        await until(lambda: len(tries) > 2)
+    reader, writer = await asyncio.open_connection(*listener.addresses[0])
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
 
 
 @contextmanager
