@@ -86,7 +86,7 @@ class Client(WorkersCalls, OwnersCalls, RulesCalls):
         await self.close()
 
     async def open(self) -> None:
-        """Connect for the first time, trying once.
+        """Connect for the first time, trying once. Idempotent.
 
         Raises: UnreachableError: nobody answers there; `open` may be tried again.
         """

@@ -101,10 +101,12 @@ class InFlight:
         return ConnectionLostError(f"{self.called} {how}")
 
     async def open(self) -> None:
-        """Connect for the first time, trying once.
+        """Connect for the first time, trying once. Nothing if it is open here: another connection would be nobody's.
 
         Raises: UnreachableError: nobody answers there; `open` may be tried again.
         """
+        if self._is_open and self._loop is asyncio.get_running_loop() and not self.is_elsewhere:
+            return
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         forks.part()

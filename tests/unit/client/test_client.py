@@ -55,6 +55,15 @@ async def test_call_returns_its_result() -> None:
         assert await client.call("echo", {"a": [1, None]}) == {"a": [1, None]}
 
 
+async def test_an_open_client_that_is_opened_keeps_its_connection(server: LineServer, client: Client) -> None:
+    asking = await started(client.call("echo", 1))
+    await server.got(1)
+    await client.open()
+    assert len(server.peers) == 1
+    server.answer(0, 1)
+    assert await asking == 1
+
+
 async def test_refused_call_raises_its_code() -> None:
     async with LineServer(refuse) as server, Client(server.address) as client:
         with pytest.raises(CallError, match="no such call") as caught:
