@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from kqs.options import MAX_SECONDS, CatchUp, Overlap, is_type
+from kqs.wire.jobs import DEFAULT_INSERT_JOBS
 from kqs.wire.lines import DEFAULT_LINE_BYTES
 
 KIB = 1024
@@ -54,7 +55,9 @@ class ServerSection(Section, frozen=True):
             ge=1, le=1_000_000, description="calls of one connection that wait for their answers before it is read no further"
         ),
     ] = 4096
-    max_insert_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="jobs in the array of one insert")] = 100_000
+    max_insert_jobs: Annotated[int, Meta(ge=1, le=1_000_000, description="jobs in the array of one insert")] = (
+        DEFAULT_INSERT_JOBS
+    )
     namespace: Annotated[
         str,
         Meta(

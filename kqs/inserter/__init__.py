@@ -1,7 +1,7 @@
 """The way of jobs into the journal, for whoever has some."""
 
 from kqs.inserter.answers import Answer
-from kqs.inserter.inserter import DEFAULT_INSERT_JOBS, Inserter, Settled
+from kqs.inserter.inserter import Inserter, Settled
 from kqs.inserter.questions import Found, Question
 
-__all__ = ["DEFAULT_INSERT_JOBS", "Answer", "Found", "Inserter", "Question", "Settled"]
+__all__ = ["Answer", "Found", "Inserter", "Question", "Settled"]

@@ -19,13 +19,11 @@ from kqs.journal.format import Kind, Record
 from kqs.options import Job, JobFields, is_told, is_type
 from kqs.wire import strict
 from kqs.wire.inserted import Inserted, Refused
-from kqs.wire.jobs import Given, decoding
+from kqs.wire.jobs import DEFAULT_INSERT_JOBS, Given, decoding
 from kqs.wire.jobtext import place_of
 from kqs.wire.order import asked_of, askers_of, is_batch
 from kqs.wire.steps import JOBS_A_STEP, Steps, finish
 
-#: jobs in one array. In memory a job takes some 200 bytes beside its data, and as long as it is answered, its id
-DEFAULT_INSERT_JOBS = 100_000
 #: jobs in one insert, copies for subscribers included, if there are any: they are taken in at once
 MOST_FANNED = 4000
 

@@ -26,6 +26,9 @@ from kqs.wire.scan import SHORT_BYTES, runs
 from kqs.wire.steps import Steps, finish
 from kqs.words.nearest import unknown_name
 
+#: jobs in one array, unless `[server]` says else. In memory a job takes some 200 bytes beside its data, and as long as it is
+#: answered, its id
+DEFAULT_INSERT_JOBS = 100_000
 #: Bytes of any field but data, so that none is decoded that takes long: the most ids, each of their characters escaped.
 _FIELD_BYTES = MOST_AFTER * (6 * MAX_ID_CHARACTERS + 3)
 
