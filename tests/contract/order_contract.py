@@ -290,6 +290,19 @@ class OrderContract:
         assert await follow() == []
         assert numbers(await store.ready("mail", None, 9)) == [AGAIN + 20]
 
+    async def test_delay_of_a_retried_child_does_not_come_again_when_it_is_let_go(
+        self, store: Store, insert: Insert, end: End, follow: Follow, now: float
+    ) -> None:
+        await insert(a_job(0), a_job(1, after=after(0), due_at=now + 60))
+        await end(0, "fail")
+        assert await follow() == [1]
+        await change(store, Verb.RETRY, only(0), now=now, first_order=FRESH)
+        await change(store, Verb.RETRY, only(1), now=now, first_order=FRESH + 10)
+        (run,) = await store.claim([an_entry(AGAIN, id=IDS.of(FIRST))], "w1", now)
+        await store.report([a_report(run.claim, at=now)])
+        assert (await store.follow(now, None)).due_at is None
+        assert numbers(await store.ready("mail", None, 9)) == [AGAIN + 10]
+
     @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.DELETE])
     @pytest.mark.parametrize("wanted", [EVERYTHING, Filter(states=frozenset(WAITING)), Filter(ids=FAMILY)])
     async def test_jobs_that_wait_for_each_other_are_called_off_together(

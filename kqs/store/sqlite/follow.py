@@ -153,7 +153,7 @@ def stand_new(session: Session, jobs: Sequence[Accepted], aliases: Mapping[str, 
         after = job.after or After(())
         ids = list(dict.fromkeys([aliases.get(id_, id_) for id_ in after.ids]))
         said[job.order] = _Said(after.is_any_end, job.due_at, ids)
-    session.db.execute(_NOTE, (_json([(order, _json(one)) for order, one in said.items()]),))
+    _note(session, said)
     return _stand(session, said, {job.order: batches.parent_of(job.id) for job in jobs if job.members is not None})
 
 
@@ -165,14 +165,21 @@ def stand_again(session: Session, orders: Sequence[int]) -> set[int]:
     (packed,) = session.db.execute(_AGAIN, (json_list(orders),)).fetchone()
     said = {order: decode_said(text) for order, text in _decode_again(packed)}
     thens = batches.incomplete(session, orders)
-    for order in said:
+    delayed = [order for order, one in said.items() if one.due_at]
+    for order in delayed:
         said[order].due_at = 0.0
+    if delayed:
+        _note(session, {order: said[order] for order in delayed})
     for order in thens:
         said.setdefault(order, _Said(False, 0.0, []))
     if not said:
         return set()
     session.db.execute(_HOLD, (json_list(said),))
     return _stand(session, said, thens)
+
+
+def _note(session: Session, said: Mapping[int, _Said]) -> None:
+    session.db.execute(_NOTE, (_json([(order, _json(one)) for order, one in said.items()]),))
 
 
 def _stand(session: Session, said: Mapping[int, _Said], thens: Mapping[int, str]) -> set[int]:
