@@ -30,6 +30,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
+from kqs.queue.multicast import parted
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor
@@ -308,23 +309,33 @@ class Feeder:
         await wait(self._stopping, wait_s)
 
     async def _feed(self, batch: Batch) -> None:
-        """Store a batch, however often it must be tried; unless stopped, it is in the store when this returns."""
-        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
+        """Store a batch; unless stopped, it is in the store when this returns."""
         jobs: Sequence[Accepted] = batch.jobs
+        if self._intake.has_fanned:
+            first, jobs = parted(jobs)
+            if jobs and not await self._store(first, 0):
+                return
+            jobs = jobs or first
+        if await self._store(jobs, batch.reach.seq):
+            self._gathering.fed_jobs = len(batch.jobs)
+            await self._note_fed(batch)
+
+    async def _store(self, jobs: Sequence[Accepted], fed_seq: int) -> bool:
+        """Store jobs, however often it must be tried; False: a stop came first. fed_seq: 0: others that are as old follow."""
+        pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         while not self._may_end:
             try:
                 if self._intake.has_fanned:
                     jobs = await self._queue.multiply(jobs)
-                await self._queue.accept(jobs, batch.reach.seq, has_order=self._intake.has_order)
+                await self._queue.accept(jobs, fed_seq, has_order=self._intake.has_order)
             except StoreUnavailableError as error:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:
                     await self._checkpoints.move()
                 await self._pause(f"the store refuses new jobs, which wait in the journal: {error}", pauses.next_s())
             else:
-                self._gathering.fed_jobs = len(batch.jobs)
-                await self._note_fed(batch)
-                return
+                return True
+        return False
 
     def _end_trouble(self) -> None:
         self.trouble = None

@@ -16,6 +16,23 @@ from kqs.store.base import MOST_ENDS, Known, Store
 Judged = Callable[[Run, bytes], Report]
 
 
+def parted(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:
+    """Part jobs, by age, into those that are stored first and those after them.
+
+    What has copies is stored before all else. Where an older job brought the same id and has none, that is to have it: so the
+    younger one has to wait until it is stored.
+    """
+    ids: set[str] = set()
+    first: list[Accepted] = []
+    behind: list[Accepted] = []
+    for job in jobs:
+        is_fanned = job.result is not None
+        if job.given_id and not is_fanned:
+            ids.add(job.id)
+        (behind if is_fanned and job.id in ids else first).append(job)
+    return first, behind
+
+
 class Multicast:
     """See the module docstring."""
 

@@ -448,3 +448,24 @@ async def test_a_job_with_copies_counts_once_though_the_store_refuses_these_at_f
     assert [rig.queue.bounds.waiting(type_) for type_ in ("order", "bill")] == [0, 1]
     await feeding.stop()
     await rig.stop()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [b'[{"type":"mail","id":"one"},{"type":"order","id":"one"}]'],
+        [b'{"type":"mail","id":"one"}', b'{"type":"order","id":"one"}'],
+    ],
+    ids=["in one insert", "in two"],
+)
+async def test_a_job_with_copies_does_not_take_the_id_of_an_older_one(tmp_path: Path, texts: list[bytes]) -> None:
+    rig = Rig(tmp_path)
+    await rig.start()
+    feeding = Feeding(rig, tmp_path)
+    feeder = await feeding.start()
+    inserter = Inserter(feeding.journal, feeding.ids, rig.clock.now, rig.queue.asked, subscribers={"order": ["bill"]})
+    await asyncio.gather(*map(inserter.insert, texts))
+    await caught_up(feeder)
+    assert [(one.type, one.id) for one in await listed(rig.store)] == [("mail", "one")]
+    await feeding.stop()
+    await rig.stop()
