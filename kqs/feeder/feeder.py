@@ -310,13 +310,10 @@ class Feeder:
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch; unless stopped, it is in the store when this returns."""
-        jobs: Sequence[Accepted] = batch.jobs
-        if self._intake.has_fanned:
-            first, jobs = parted(jobs)
-            if jobs and not await self._store(first, 0):
-                return
-            jobs = jobs or first
-        if await self._store(jobs, batch.reach.seq):
+        first, behind = parted(batch.jobs) if self._intake.has_fanned else (batch.jobs, [])
+        if behind and not await self._store(first, 0):
+            return
+        if await self._store(behind or first, batch.reach.seq):
             self._gathering.fed_jobs = len(batch.jobs)
             await self._note_fed(batch)
 

@@ -212,11 +212,11 @@ class Hands:
             try:
                 await say()
             except KqsError as error:
-                if _passes(error) and not one.is_lost:
+                if (code := _code_of(error)) in PASSING and not one.is_lost:
                     one.told_at = self._now()  # who cannot take a report gives its run the ttr anew
                     await asyncio.sleep(AGAIN_S)
                     continue
-                if not (isinstance(error, CallError) and error.call_code == "stale"):
+                if code != "stale":
                     log.warning("a report was not taken", job=one.run.id, error=str(error))
                 return False
             return True
@@ -267,10 +267,10 @@ class Hands:
         try:
             await self._client.touch(one.run, msgspec.Raw(saved or b"null"))
         except KqsError as error:
-            if _passes(error):
+            if (code := _code_of(error)) in PASSING:
                 context.is_unsent = True  # what was saved meanwhile goes in its place: the last counts
                 self._supervisor.call_later(AGAIN_S, "library", self._changed.set)
-            elif not (isinstance(error, CallError) and error.call_code == "stale"):
+            elif code != "stale":
                 log.warning("progress was not kept", job=one.run.id, error=str(error))
             return False
         return True
@@ -292,9 +292,9 @@ class Hands:
             self._lose(one)
 
 
-def _passes(error: KqsError) -> bool:
-    """Tell whether the same may be said again: the queue is held up."""
-    return isinstance(error, CallError) and error.call_code in PASSING
+def _code_of(error: KqsError) -> str:
+    """Return why the queue has refused something; "": it did not answer."""
+    return error.call_code if isinstance(error, CallError) else ""
 
 
 def _may_return(outcome: Outcome) -> bool:

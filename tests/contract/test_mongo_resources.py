@@ -38,6 +38,15 @@ async def granted(store: MongoStore, now: float) -> list[int]:
     return numbers(await store.claim([an_entry(1)], "w", now))
 
 
+async def outlive(ours: MongoStore, theirs: MongoStore, clock: FakeClock) -> None:
+    """Kill their server, and let ours live until its runs are given up."""
+    await theirs._there._supervisor.end(*theirs._there._services)
+    for _ in range(int(LEASE_S / 10) + ROUNDS):
+        clock.advance(10)
+        await ours._there.say_alive()
+        await ours._there.keep_up()
+
+
 @pytest.fixture
 def called(ours: MongoStore, theirs: MongoStore) -> list[Entry]:
     """Who is called, by whichever server."""
@@ -76,12 +85,8 @@ async def test_the_resource_of_a_deleted_run_is_free_when_its_server_is_dead(
 ) -> None:
     run = await run_of_theirs(ours, theirs, now)
     await delete(ours, run, now)
-    await theirs._there._supervisor.end(*theirs._there._services)
     called.clear()
-    for _ in range(int(LEASE_S / 10) + ROUNDS):
-        clock.advance(10)
-        await ours._there.say_alive()
-        await ours._there.keep_up()
+    await outlive(ours, theirs, clock)
     assert (numbers(called), await granted(ours, clock.now())) == ([1], [1])
 
 
@@ -148,12 +153,8 @@ async def test_a_sweep_frees_what_a_dead_server_had_though_a_new_job_of_that_id_
     await ours.insert([a_job(9, id="x", resource="s")], 2, "w", now)
     (new,) = await theirs.claim([an_entry(9, id="x")], "w2", now)
     assert (new.claim.id, new.claim.attempt, new.claim.epoch) == (run.claim.id, run.claim.attempt, run.claim.epoch)
-    await theirs._there._supervisor.end(*theirs._there._services)
     called.clear()
-    for _ in range(int(LEASE_S / 10) + ROUNDS):
-        clock.advance(10)
-        await ours._there.say_alive()
-        await ours._there.keep_up()
+    await outlive(ours, theirs, clock)
     assert (numbers(called), await granted(ours, clock.now())) == ([1], [1])
 
 

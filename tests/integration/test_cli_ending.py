@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import signal
 import socket
 import subprocess
@@ -15,6 +13,7 @@ import pytest
 
 from tests.support.asking import eventually
 from tests.support.serving import SERVE_ENVIRON
+from tests.support.terminal import OnTerminal
 
 KQS = (sys.executable, "-m", "kqs")
 #: what a terminal is told to hide its cursor, to draw a line anew, and to show its cursor
@@ -38,22 +37,10 @@ def deaf() -> Iterator[str]:
 
 def ended_on_a_terminal(number: signal.Signals, server: str, *arguments: str) -> tuple[int, bytes]:
     """Run a command that shows on a terminal how far it is, and end it; return its exit code, and what it shows after that."""
-    here, there = pty.openpty()
-    environ = SERVE_ENVIRON | {"KQS_SERVER": server, "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
-    process = subprocess.Popen([*KQS, *arguments], env=environ, stdin=there, stdout=there, stderr=there)
-    os.close(there)
-    shown = b""
-    while ANEW not in shown.partition(HIDDEN)[2]:
-        shown += os.read(here, 65536)
-    process.send_signal(number)
-    try:
-        while part := os.read(here, 65536):
-            shown += part
-    except OSError:  # so ends a terminal whose last user is gone
-        pass
-    finally:
-        os.close(here)
-    return process.wait(30), shown.rpartition(HIDDEN)[2]
+    command = OnTerminal(server, *arguments)
+    command.read_until(lambda shown: ANEW in shown.partition(HIDDEN)[2])
+    command.process.send_signal(number)
+    return command.read_to_the_end(), command.shown.rpartition(HIDDEN)[2]
 
 
 @pytest.mark.parametrize("number", ENDING)

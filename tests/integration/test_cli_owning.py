@@ -1,16 +1,14 @@
 """What an owner does with jobs from the command line, against a real server."""
 
 import json
-import os
-import pty
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.serving import SERVE_ENVIRON, Kqs, Served, serving
+from tests.support.serving import Kqs, Served, serving
+from tests.support.terminal import OnTerminal
 
 KQS = (sys.executable, "-m", "kqs")
 #: what a terminal is told last by a command that had its whole screen
@@ -30,20 +28,9 @@ def insert(kqs: Kqs, type_: str, count: int, **fields: str) -> list[str]:
 
 def on_a_terminal(served: Served, *arguments: str, typed: str = "") -> tuple[int, str]:
     """Run a command whose input and output are a terminal of 80 columns; return its exit code and what it showed."""
-    here, there = pty.openpty()
-    environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "TERM": "dumb"}
-    process = subprocess.Popen([*KQS, *arguments], env=environ, stdin=there, stdout=there, stderr=there)
-    os.close(there)
-    os.write(here, typed.encode())
-    shown = b""
-    try:
-        while part := os.read(here, 65536):
-            shown += part
-    except OSError:  # so ends a terminal whose last user is gone
-        pass
-    finally:
-        os.close(here)
-    return process.wait(30), shown.decode()
+    command = OnTerminal(f"127.0.0.1:{served.port}", *arguments, kind="dumb")
+    command.type(typed)
+    return command.read_to_the_end(), command.shown.decode()
 
 
 def test_jobs_are_cancelled_retried_and_deleted_by_a_filter(kqs: Kqs) -> None:
@@ -174,23 +161,11 @@ def test_top_shows_types_and_workers_where_nobody_watches(kqs: Kqs) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_top_is_watched_until_it_is_interrupted(served: Served, number: signal.Signals) -> None:
-    here, there = pty.openpty()
-    environ = SERVE_ENVIRON | {"KQS_SERVER": f"127.0.0.1:{served.port}", "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
-    process = subprocess.Popen([*KQS, "top", "--interval", "0.2"], env=environ, stdin=there, stdout=there, stderr=there)
-    os.close(there)
-    shown = b""
-    while shown.count(b"echo, ping") < 2:
-        shown += os.read(here, 65536)
-    process.send_signal(number)
-    try:
-        while part := os.read(here, 65536):
-            shown += part
-    except OSError:  # so ends a terminal whose last user is gone
-        pass
-    finally:
-        os.close(here)
-    assert process.wait(30) == 0
-    assert shown.endswith(LEFT)
+    command = OnTerminal(f"127.0.0.1:{served.port}", "top", "--interval", "0.2")
+    command.read_until(lambda shown: shown.count(b"echo, ping") >= 2)
+    command.process.send_signal(number)
+    assert command.read_to_the_end() == 0
+    assert command.shown.endswith(LEFT)
 
 
 def test_what_is_refused_is_told_on_a_terminal_too(served: Served) -> None:

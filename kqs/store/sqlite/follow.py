@@ -165,11 +165,10 @@ def stand_again(session: Session, orders: Sequence[int]) -> set[int]:
     (packed,) = session.db.execute(_AGAIN, (json_list(orders),)).fetchone()
     said = {order: decode_said(text) for order, text in _decode_again(packed)}
     thens = batches.incomplete(session, orders)
-    delayed = [order for order, one in said.items() if one.due_at]
-    for order in delayed:
-        said[order].due_at = 0.0
-    if delayed:
-        _note(session, {order: said[order] for order in delayed})
+    if delayed := {order: one for order, one in said.items() if one.due_at}:
+        for one in delayed.values():
+            one.due_at = 0.0
+        _note(session, delayed)
     for order in thens:
         said.setdefault(order, _Said(False, 0.0, []))
     if not said:
