@@ -25,7 +25,17 @@ from kqs.store.checksum import checksum
 from kqs.store.keep import own_expire_s, own_keep_s
 from kqs.store.mongo import retention, uniques, walk
 from kqs.store.mongo.client import DRIVER_ERRORS, Document
-from kqs.store.mongo.documents import GONE_STATE, WAITS, Place, is_there, made_before, pair_named, parked_key, state_of
+from kqs.store.mongo.documents import (
+    GONE_STATE,
+    WAITS,
+    Place,
+    claim_of,
+    is_there,
+    made_before,
+    pair_named,
+    parked_key,
+    state_of,
+)
 from kqs.store.mongo.follow import Follower
 from kqs.store.mongo.held import OF_THE_WAIT, asks_of, hold_key
 from kqs.store.mongo.resources import Resources
@@ -295,7 +305,7 @@ class Changer:
 
     async def _call_off(self, change: Change, running: list[Document]) -> None:
         """Let other servers know of runs that are to end; ours are told with the answer."""
-        runs = set(map(_claim_of, running))
+        runs = set(map(claim_of, running))
         self._servers.told |= runs
         if change.verb is Verb.DELETE:
             self._servers.told_gone |= runs
@@ -325,12 +335,8 @@ def _is_spared(change: Change, one: Document) -> bool:
     return change.verb is Verb.DELETE and not change.is_forced and one["place"] == Place.RUNNING
 
 
-def _claim_of(one: Document) -> Claim:
-    return Claim(one["order"], one["_id"], one["attempt"], one["epoch"])
-
-
 def _changed(one: Document) -> Changed:
-    return _as_it_was(one, state_of(one), _claim_of(one) if one["place"] == Place.RUNNING else None)
+    return _as_it_was(one, state_of(one), claim_of(one) if one["place"] == Place.RUNNING else None)
 
 
 def _as_it_was(one: Document, state: State, claim: Claim | None) -> Changed:
@@ -368,15 +374,15 @@ async def news(session: Session, servers: Servers, resources: Resources) -> News
     fields = ["order", "attempt", "epoch", "place", "type", "prio", "returned"]
     found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
     replaced = [one | {"_id": one["job"]} for one in servers.called_off]
-    claims = list(dict.fromkeys(map(_claim_of, (*found, *replaced))))
+    claims = list(dict.fromkeys(map(claim_of, (*found, *replaced))))
     fresh = [claim for claim in claims if claim not in servers.told]
     servers.told = set(claims)
-    buried = {_claim_of(one): one for one in replaced if "type" in one}  # an older version does not say it
-    buried |= {_claim_of(one): one for one in found if one["place"] == Place.GONE}
+    buried = {claim_of(one): one for one in replaced if "type" in one}  # an older version does not say it
+    buried |= {claim_of(one): one for one in found if one["place"] == Place.GONE}
     deleted = [_deleted(one) for claim, one in buried.items() if claim not in servers.told_gone]
     servers.told_gone = set(buried)
     servers.heard()
-    if gone := [one["_id"] for one in found if one["place"] == Place.GONE and not resources.has(_claim_of(one))]:
+    if gone := [one["_id"] for one in found if one["place"] == Place.GONE and not resources.has(claim_of(one))]:
         with suppress(*DRIVER_ERRORS):  # it is found again
             is_heard = {"_id": {"$in": gone}, "owner": session.epoch, "place": int(Place.GONE)}
             await session.jobs.update_many(is_heard, {"$unset": {"owner": ""}})
@@ -385,4 +391,4 @@ async def news(session: Session, servers: Servers, resources: Resources) -> News
 
 def _deleted(one: Document) -> Changed:
     """Return a job whose run was ours, as it was before its deletion."""
-    return _as_it_was(one, State.PROCESSING, _claim_of(one))
+    return _as_it_was(one, State.PROCESSING, claim_of(one))

@@ -11,7 +11,7 @@ from kqs.states import State
 from kqs.store import base
 from kqs.store.base import DAMAGED, LOGGED, Granted
 from kqs.store.mongo.client import Document
-from kqs.store.mongo.documents import NOBODY, Place, a_begin, claimed, is_intact, pushed, run_of
+from kqs.store.mongo.documents import NOBODY, Place, a_begin, claim_of, claimed, is_intact, pushed, run_of
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
@@ -164,7 +164,7 @@ class Claimer:
             await self._session.jobs.update_many({**is_held, "owner": {"$nin": list(living)}}, update)
             is_ours = {"owner": self._session.epoch, "held": True}
             found = await self._session.find(ids, is_ours, ["order", "attempt", "epoch"])
-        ours = {Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) for one in found}
+        ours = set(map(claim_of, found))
         self._resources.forget(run.claim for run in runs if run.claim not in ours)
         return [run.claim in ours for run in runs]
 

@@ -227,10 +227,15 @@ def entry_of(document: Mapping[str, Any], body_bytes: int | None) -> Entry:
     )
 
 
+def claim_of(document: Mapping[str, Any]) -> Claim:
+    """Return the claim of the run that the document says is in progress, or was last."""
+    return Claim(document["order"], document["_id"], document["attempt"], document["epoch"])
+
+
 def run_of(document: Mapping[str, Any], data: bytes, handle: object = None) -> Run:
     """Return the run that the document says is in progress."""
     return Run(
-        Claim(document["order"], document["_id"], document["attempt"], document["epoch"]),
+        claim_of(document),
         document["type"],
         document["prio"],
         data,

@@ -35,6 +35,7 @@ from kqs.store.mongo.documents import (
     NOBODY,
     Place,
     began_at,
+    claim_of,
     entry_fields,
     entry_of,
     parked_key,
@@ -408,7 +409,7 @@ class Resources:
         found = await self._session.find([line["job"] for line in lines], of_runs, fields)
         living = await self._servers.living() if any(one["place"] == Place.GONE for one in found) else set()
         running = [one for one in found if one["place"] == Place.RUNNING or one["owner"] in living]
-        over = _without({Claim(one["order"], one["_id"], one["attempt"], one["epoch"]) for one in running}, lines)
+        over = _without(set(map(claim_of, running)), lines)
         if over:  # a new job may stand where it said of a deleted one who watches over its run
             over = _without(await self._servers.called_off_claims(), over)
         held = [(line["_id"], line["job"], line["attempt"], line["epoch"], 0, line.get("order", 0)) for line in over]
