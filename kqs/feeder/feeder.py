@@ -30,7 +30,7 @@ from kqs.journal import Journal, Kind, Record
 from kqs.log import get_logger
 from kqs.options import Cascade
 from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
-from kqs.queue.multicast import parted
+from kqs.queue.multicast import Joins, parted
 from kqs.queue.queue import Queue
 from kqs.store.base import Store, StoreInfo
 from kqs.supervisor import Supervisor
@@ -310,21 +310,25 @@ class Feeder:
 
     async def _feed(self, batch: Batch) -> None:
         """Store a batch; unless stopped, it is in the store when this returns."""
-        first, behind = parted(batch.jobs) if self._intake.has_fanned else (batch.jobs, [])
-        if behind and not await self._store(first, 0):
+        joins = Joins() if self._intake.has_fanned else None
+        first, behind = (batch.jobs, []) if joins is None else parted(batch.jobs)
+        if behind and not await self._store(first, 0, joins):
             return
-        if await self._store(behind or first, batch.reach.seq):
+        if await self._store(behind or first, batch.reach.seq, joins):
             self._gathering.fed_jobs = len(batch.jobs)
             await self._note_fed(batch)
 
-    async def _store(self, jobs: Sequence[Accepted], fed_seq: int) -> bool:
-        """Store jobs, however often it must be tried; False: a stop came first. fed_seq: 0: others that are as old follow."""
+    async def _store(self, jobs: Sequence[Accepted], fed_seq: int, joins: Joins | None) -> bool:
+        """Store jobs, however often it must be tried; False: a stop came first.
+
+        Args: fed_seq: 0: others that are as old follow. joins: of the batch, if some of it may have copies.
+        """
         pauses = Pauses(STORE_FIRST_S, STORE_LONGEST_S)
         while not self._may_end:
             try:
-                if self._intake.has_fanned:
-                    jobs = await self._queue.multiply(jobs)
-                await self._queue.accept(jobs, fed_seq, has_order=self._intake.has_order)
+                if joins is not None:
+                    jobs = await self._queue.multiply(jobs, joins)
+                await self._queue.accept(jobs, fed_seq, joins, has_order=self._intake.has_order)
             except StoreUnavailableError as error:
                 self._checkpoints.arm()
                 if self._checkpoints.is_due:

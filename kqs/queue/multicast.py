@@ -33,6 +33,27 @@ def parted(jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:
     return first, behind
 
 
+class Joins:
+    """Which jobs of a batch were joined to others of their unique keys, where what waits for them is stored by a later call.
+
+    Within a call the store sees to it: see Store.insert.
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+
+    def note(self, jobs: Sequence[Accepted], found: Known) -> None:
+        """Take in what the store has made of jobs."""
+        if found.joined:
+            self._ids.update((job.id, found.joined[job.order]) for job in jobs if job.order in found.joined)
+
+    def heed(self, jobs: Sequence[Accepted]) -> None:
+        """Let jobs that wait for such as were joined wait for those that these were joined to."""
+        for job in jobs if self._ids else ():
+            if job.after is not None and not self._ids.keys().isdisjoint(job.after.ids):
+                job.after = job.after._replace(ids=tuple(dict.fromkeys(self._ids.get(id_, id_) for id_ in job.after.ids)))
+
+
 class Multicast:
     """See the module docstring."""
 

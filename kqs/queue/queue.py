@@ -33,7 +33,7 @@ from kqs.queue.groups import Groups
 from kqs.queue.housekeeping import Housekeeping
 from kqs.queue.limiting import Limiting
 from kqs.queue.meter import Meter
-from kqs.queue.multicast import Multicast
+from kqs.queue.multicast import Joins, Multicast
 from kqs.queue.neighbours import Neighbours
 from kqs.queue.orphans import Orphans
 from kqs.queue.reads import Reads
@@ -216,12 +216,14 @@ class Queue:
         """Tell whether no more jobs should begin before they are stored: the results of those that did take too much memory."""
         return self._reporter.early_bytes > base.DATA_BYTES
 
-    async def accept(self, jobs: Sequence[Accepted], fed_seq: int, *, has_order: bool = False) -> None:
+    async def accept(
+        self, jobs: Sequence[Accepted], fed_seq: int, joins: Joins | None = None, *, has_order: bool = False
+    ) -> None:
         """Store jobs that the journal holds, up to `fed_seq` (exclusive), and make them ready.
 
         A job with `claimed_at` that `run_claimed` did not deliver was claimed by an earlier boot: that run is lost.
 
-        Args: jobs: none has a `result`: see `multiply`. has_order: some may wait for others.
+        Args: jobs: none has a `result`: see `multiply`. joins: takes note of them. has_order: some may wait for others.
         Raises: StoreError: nothing of it was done.
         """
         now = self.clock.now()
@@ -238,6 +240,8 @@ class Queue:
                 found = await self._store.insert(jobs, fed_seq, self._settings.worker, now)
                 known = frozenset(found)
                 parked = found.parked
+                if joins is not None:
+                    joins.note(jobs, found)
                 if untold:
                     old = found.old
                     self.events.created([job for job in untold if job.order not in old], parked)
@@ -261,16 +265,17 @@ class Queue:
         """Let no more jobs into a batch. See Store.close_batch."""
         return await self._store.close_batch(batch_id)
 
-    async def multiply(self, jobs: Sequence[Accepted]) -> Sequence[Accepted]:
+    async def multiply(self, jobs: Sequence[Accepted], joins: Joins) -> Sequence[Accepted]:
         """Store those jobs that are not run, but have copies; return all others, and these copies, for `accept`.
 
-        Whoever has to repeat the `accept` does so with these: the jobs count as stored once.
+        Whoever has to repeat the `accept` does so with these: the jobs count as stored once. Args: joins: of the batch.
         Raises: StoreError: it may be repeated.
         """
         fanned = [job for job in jobs if job.result is not None]
         if not fanned:
             return jobs
         found, ended, multiplied = await self._multicast.store(fanned, self.runs.epoch, self.clock.now())
+        joins.note(fanned, found)
         known = frozenset(found)
         if self.events.is_heard:
             new = [job for job in fanned if job.order not in known]
@@ -284,6 +289,7 @@ class Queue:
                 rest += job.copies
             elif self.bounds.limits:
                 self.bounds.unmade(job.copies)
+        joins.heed(rest)
         return rest
 
     def _judge_success(self, run: Run, result: bytes) -> Report:

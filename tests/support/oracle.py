@@ -127,7 +127,7 @@ class Oracle:
         return job.id, True
 
     def stand(self, job_ids: Iterable[str]) -> None:
-        """Let some jobs, that are all there now, wait for whom they must, or fail: where that is a write of its own, they waited."""
+        """Let some jobs, that are all there now, wait for whom they must, or fail; in a write of its own, so they waited."""
         waiting = [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs and self.jobs[job_id].waits]
         for job in [job for job in waiting if not self.order.stand(job, self.jobs)]:
             self.left[job.type] += 1

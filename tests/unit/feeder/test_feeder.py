@@ -469,3 +469,36 @@ async def test_a_job_with_copies_does_not_take_the_id_of_an_older_one(tmp_path: 
     assert [(one.type, one.id) for one in await listed(rig.store)] == [("mail", "one")]
     await feeding.stop()
     await rig.stop()
+
+
+@pytest.mark.parametrize(
+    ("waiting", "text"),
+    [
+        ("order", b'[{"type":"order","unique":"k"},{"type":"mail","after":[0]}]'),
+        ("order", b'[{"type":"order","unique":"k"},{"type":"order","after":[0]}]'),
+        ("mail", b'[{"type":"mail","unique":"k"},{"type":"mail","unique":"k","id":"x"},{"type":"order","id":"x","after":[0]}]'),
+    ],
+    ids=["a job behind one with copies", "copies behind one with copies", "copies behind what is stored before them"],
+)
+async def test_who_waits_for_a_joined_job_waits_for_the_other_whichever_is_stored_first(
+    tmp_path: Path, waiting: str, text: bytes
+) -> None:
+    rig = Rig(tmp_path)
+    await rig.start()
+    feeding = Feeding(rig, tmp_path)
+    feeder = await feeding.start()
+    subscribers: dict[str, list[str]] = {}
+    inserter = Inserter(feeding.journal, feeding.ids, rig.clock.now, rig.queue.asked, subscribers=subscribers)
+    inserter.check_order = _known
+    first = await inserter.insert(b'{"type":"%b","unique":"k"}' % waiting.encode())
+    subscribers["order"] = ["bill"]
+    await inserter.insert(text)
+    await caught_up(feeder)
+    [held] = [one for one in await listed(rig.store) if one.after is not None]
+    assert (held.state, [*held.awaits]) == (State.NEW, first)
+    await feeding.stop()
+    await rig.stop()
+
+
+async def _known(_given: object) -> None:
+    """Know whichever jobs are asked for."""
