@@ -60,7 +60,7 @@ powercut: $(STATE)/dev.stamp ## record a loaded server and cut its power at N pl
 	$(BIN)/python -m tests.crash.powercut $(N)
 
 model: $(STATE)/dev.stamp ## play the whole queue against an oracle, for so many steps (make model STEPS=100000)
-	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 tests/property/test_model.py tests/property/test_short_runs.py
+	KQS_MODEL_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 -o faulthandler_timeout=0 tests/property/test_model.py tests/property/test_short_runs.py
 
 lock: $(STATE)/dev.stamp ## choose the locked versions of every dependency anew
 	$(COMPILE) --output-file requirements.lock pyproject.toml

@@ -32,6 +32,7 @@ from tests.support.queueing import Rig
 
 CHANGING = ["insert", "claim", "report", "save", "sync", "change", "suspend", "resume", "adopt", "take", "wake", "expire"]
 CHANGING += ["call_on", "reschedule", "sweep", "trim_successes"]
+CHANGING += ["first_in_line"]  # whoever asks for that is about to
 MANY = 100_000
 IMAGE_TRIES = 10
 
