@@ -22,6 +22,8 @@ TUNE_LAPS = 4
 LEAST_TUNE_S = 0.001
 #: of a token, lost to rounding
 _ROUNDING = 1e-6
+#: tokens a second that come at least, one in 30,000 years: a rate and a time may be such that their quotient is 0
+_LEAST_PER_SECOND = 1e-12
 
 
 class Limit(NamedTuple):
@@ -161,7 +163,7 @@ class Gate:
             self.bucket, self.is_dry = None, False
             self.paid.clear()
         else:
-            per_second = limit.rate / limit.per_s
+            per_second = max(_LEAST_PER_SECOND, limit.rate / limit.per_s)
             self.bucket = self._kind(per_second, now) if self.bucket is None else self.bucket.at_rate(per_second, now)
             self.is_dry = not self.bucket.left(now)
         is_granted = self._kind is Granted and limit.max_running is not None
