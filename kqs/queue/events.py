@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
-from kqs.job import Accepted, Entry, JobRecord, Report, Run, instant_of
+from kqs.job import Accepted, Claim, Entry, JobRecord, Report, Run, instant_of
 from kqs.queue.bookmarks import Bookmark, Bookmarks
 from kqs.queue.ends import DELETED, Ends
 from kqs.queue.reads import Reads
@@ -98,7 +98,7 @@ class Events:
         self._supervisor = supervisor
         self._listeners: list[Listener] = []
         self._started: list[Run] = []  # and not told yet
-        self._begun: set[int] = set()  # orders of runs that were told as started, and are given back as if they had not been
+        self._begun: set[Claim] = set()  # of runs that were told as started, and are given back as if they had not been
         self._searches: set[asyncio.Task[None]] = set()
         self._bookmarks = Bookmarks[Batch](self._tell_now)
         self._is_shared = is_shared
@@ -198,7 +198,7 @@ class Events:
 
     def unbegun(self, run: Run) -> None:
         """Take in that a run that was told as `started` is given back as if it had not been claimed."""
-        self._begun.add(run.claim.order)
+        self._begun.add(run.claim)
 
     def worker_lost(self, worker: str | None, runs: Sequence[Run]) -> None:
         """Take in that whoever had these runs is gone. worker: None: it was a server, of which nothing else is known."""
@@ -220,7 +220,7 @@ class Events:
             taken = batch if all(accepted) else [pair for pair, ok in zip(batch, accepted, strict=True) if ok]
             self._tell_reported(taken)
             if self._begun and len(taken) < len(batch):
-                self._begun.difference_update([run.claim.order for run, _ in batch])
+                self._begun.difference_update([run.claim for run, _ in batch])
             self._bookmarks.take_out(_REPORTED, [run.claim.id for run, _ in batch])
 
     def changed(self, word: Word, records: Sequence[JobRecord], bookmark: Bookmark | None = None) -> None:
@@ -320,8 +320,8 @@ class Events:
     def _word_of(self, run: Run, report: Report) -> Word | None:
         """Return what a report tells; None: nothing, for the run was not told as started, and its job is ready as it was."""
         if not report.has_begun:
-            was_started = run.claim.order in self._begun
-            self._begun.discard(run.claim.order)
+            was_started = run.claim in self._begun
+            self._begun.discard(run.claim)
             if report.state is State.FAIL:
                 return Word.EXPIRED
             if report.state is State.CANCELLED:

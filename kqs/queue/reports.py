@@ -267,10 +267,10 @@ class Reporter:
             return
         judged = list(zip(batch, verdicts, strict=True))
         # a job's reports are told in their order, so one that comes with a cancelled one waits for that
-        cancelled = {run.claim.order for (run, _), verdict in judged if verdict is None}
-        if first := [(one, bool(verdict)) for one, verdict in judged if one[0].claim.order not in cancelled]:
+        cancelled = {run.claim.key for (run, _), verdict in judged if verdict is None}
+        if first := [(one, bool(verdict)) for one, verdict in judged if one[0].claim.key not in cancelled]:
             await applied([one for one, _ in first], [ok for _, ok in first])
-        second = [(one, verdict) for one, verdict in judged if one[0].claim.order in cancelled]
+        second = [(one, verdict) for one, verdict in judged if one[0].claim.key in cancelled]
         anew = [(run, report if verdict is not None else self._cancelled(run, report)) for (run, report), verdict in second]
         again = iter(await commit([one[1] for one, (_, verdict) in zip(anew, second, strict=True) if verdict is None]))
         await applied(anew, [bool(next(again) if verdict is None else verdict) for _, verdict in second])

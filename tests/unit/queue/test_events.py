@@ -159,6 +159,18 @@ async def test_what_was_given_back_and_is_over_or_stale_says_nothing_of_a_later_
     assert ear.words == []
 
 
+async def test_what_was_given_back_says_nothing_of_a_run_of_another_servers_job_with_its_order(rig: Rig) -> None:
+    ear = Ear(rig.queue)
+    run = a_run(1)
+    other = replace(run, claim=replace(run.claim, id="another server's"))
+    rig.queue.events.unbegun(run)
+    report = Report(other.claim, other.type, State.NEW, "", NOW, has_begun=False)
+    rig.queue.events.reported([(other, report)], [True])
+    assert "released" not in ear.words
+    rig.queue.events.reported([(run, replace(report, claim=run.claim))], [True])
+    assert ear.words.count("released") == 1
+
+
 async def test_a_job_whose_time_comes_is_queued_then(rig: Rig) -> None:
     ear = Ear(rig.queue)
     await rig.accept(an_accepted(1, due_at=NOW + 1))
