@@ -8,6 +8,7 @@ where its result tells that the job is the same. Copies have the ids that their 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from kqs.job import Accepted, Report, Run, first_run
 from kqs.store.base import MOST_ENDS, Known, Store
@@ -54,13 +55,23 @@ class Joins:
                 job.after = job.after._replace(ids=tuple(dict.fromkeys(self._ids.get(id_, id_) for id_ in job.after.ids)))
 
 
+class _Inserted(NamedTuple):
+    """What the store has made of jobs, by their orders, and the ends that they went in with."""
+
+    orders: Sequence[int]
+    found: Known
+    ends: Sequence[tuple[Run, Report]]
+
+
 class Multicast:
-    """See the module docstring."""
+    """See the module docstring. One `store` at a time; one that failed is repeated with the same jobs."""
 
     def __init__(self, store: Store, judged: Judged, worker: str) -> None:
         self._store = store
         self._judged = judged
         self._worker = worker
+        #: of jobs that are stored, and not looked at yet: a second insert of them would call all of them known
+        self._inserted: _Inserted | None = None
 
     async def store(self, jobs: Sequence[Accepted], epoch: int, now: float) -> tuple[Known, list[tuple[Run, Report]], set[int]]:
         """Store jobs that have a `result`, and nothing of their copies.
@@ -69,6 +80,21 @@ class Multicast:
             stored: new ones, and such as an earlier attempt has stored.
         Raises: StoreUnavailableError: it may be repeated.
         """
+        orders = [job.order for job in jobs]
+        if self._inserted is None or self._inserted.orders != orders:
+            self._inserted = await self._insert(jobs, orders, epoch, now)
+        _, found, ends = self._inserted
+        known = frozenset(found)
+        old = [job for job in jobs if job.order in known and job.order not in found.joined]
+        ours = {job.order for job in old if not job.given_id}
+        given = [job for job in old if job.given_id]
+        for n in range(0, len(given), MOST_ENDS):
+            ours |= await self._stored_by_us(given[n : n + MOST_ENDS])
+        self._inserted = None
+        new = {job.order for job in jobs} - known
+        return found, [(run, end) for run, end in ends if run.claim.order in new], new | ours
+
+    async def _insert(self, jobs: Sequence[Accepted], orders: Sequence[int], epoch: int, now: float) -> _Inserted:
         ends: list[tuple[Run, Report]] = []
         for job in jobs:
             job.claimed_at = now
@@ -76,15 +102,7 @@ class Multicast:
             assert job.result is not None, "it is not run"
             job.end = self._judged(run, job.result)
             ends.append((run, job.end))
-        found = await self._store.insert(jobs, 0, self._worker, now)
-        known = frozenset(found)
-        old = [job for job in jobs if job.order in known and job.order not in found.joined]
-        ours = {job.order for job in old if not job.given_id}
-        given = [job for job in old if job.given_id]
-        for n in range(0, len(given), MOST_ENDS):
-            ours |= await self._stored_by_us(given[n : n + MOST_ENDS])
-        new = {job.order for job in jobs} - known
-        return found, [(run, end) for run, end in ends if run.claim.order in new], new | ours
+        return _Inserted(orders, await self._store.insert(jobs, 0, self._worker, now), ends)
 
     async def _stored_by_us(self, jobs: Sequence[Accepted]) -> set[int]:
         looked = await self._store.look([job.id for job in jobs])
