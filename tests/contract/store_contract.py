@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import tracemalloc
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, Unpack
@@ -35,6 +36,7 @@ from kqs.store.sayings import Topic
 from tests.contract.changes import EndedChanges, EntryChanges, JobChanges, ReportChanges, changed
 from tests.support.clock import FakeClock
 from tests.support.jobs import EVERYTHING, listed
+from tests.support.memory import MIB
 
 JOURNAL = "0123456789abcdef" * 2
 NODE = "abcdef12"
@@ -1234,6 +1236,20 @@ class StoreContract:
         assert ended.result is not None
         assert len(ended.result) == 2 * BULK_BYTES + 2
         assert (await store.look([])).there == set()
+
+    async def test_one_question_brings_no_data(self, store: Store, insert: Insert, now: float) -> None:
+        await insert(*(a_job(n, data=b'"%b"' % (b"x" * MIB)) for n in range(24)))
+        runs = await store.claim([an_entry(n) for n in range(12)], "w", now)
+        await store.report([a_report(run.claim, at=now) for run in runs])
+        del runs
+        tracemalloc.start()
+        try:
+            looked = await store.look([IDS.of(FIRST + n) for n in range(24)])
+            most_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (len(looked.there), len(looked.ended)) == (24, 12)
+        assert most_bytes < 4 * MIB
 
     async def test_one_question_does_not_bring_too_many_results(
         self, store: Store, insert: Insert, now: float, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,8 @@ from kqs.store.mongo.session import Session
 
 #: what a listing leaves out
 LISTED = {"data_long": 0, "result_long": 0}
+#: and a look
+_UNREAD = {"data": 0, "data_long": 0}
 
 
 async def job(session: Session, servers: Servers, batches: Batches, job_id: str) -> JobRecord | None:
@@ -39,7 +41,7 @@ async def look(session: Session, servers: Servers, job_ids: Sequence[str]) -> Lo
         known = await session.find(list(over), is_there(now, servers.replaceable), ["place"])
         over -= {document["_id"] for document in known}
     ended = [document["_id"] for document in found if document["place"] == Place.ENDED][:MOST_ENDS]
-    documents = await session.find(ended, {}) if ended else []
+    documents = await session.find(ended, {}, _UNREAD) if ended else []
     records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
     return Looked(frozenset(document["_id"] for document in found), records, over)
 

@@ -7,7 +7,7 @@ marks of writes that failed are `doubted`: whoever repeats the operation recogni
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,6 +58,8 @@ class Session:
             self.tallies.doubt()
             raise
 
-    async def find(self, ids: list[str], conditions: Document, fields: list[str] | None = None) -> list[Any]:
-        """Return the documents of these jobs that meet the conditions."""
+    async def find(
+        self, ids: list[str], conditions: Document, fields: list[str] | Mapping[str, int] | None = None
+    ) -> list[Any]:
+        """Return the documents of these jobs that meet the conditions. fields: those wanted, or by 0 those that are not."""
         return await self.jobs.find({"_id": {"$in": ids}, **conditions}, fields).to_list(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 
@@ -68,42 +68,55 @@ _STATES = frozenset(State)
 _COLUMNS = ", ".join(_Row._fields)
 _SHORT = {name: f"case when length({name}) <= {LISTED_BYTES} then {name} end" for name in ("data", "result")}
 _LISTED = ", ".join({**_SHORT, "runs": "null"}.get(name, name) for name in _Row._fields)
-_IS_THERE = "(drop_at is null or drop_at > :now)"
-_BY_ORDER = f"select {_COLUMNS} from jobs where ord = :order and id is null and {_IS_THERE}"
-_BY_ID = f"select {_COLUMNS} from jobs indexed by ids where id = :id and {_IS_THERE}"
+_UNREAD = ", ".join({"data": "null"}.get(name, name) for name in _Row._fields)
+_DROP_AT = _Row._fields.index("drop_at")
+_FROM_ORDER = "from jobs where ord = :order and id is null"
+_FROM_ID = "from jobs indexed by ids where id = :id"
 
 _decode_run = msgspec.json.Decoder(tuple[int, str, float, float, str, str | None]).decode
 
 
-#: an instant at which no record is over
-_BEFORE_ALL = -1.0
-
-
 def job(session: Session, job_id: str) -> JobRecord | None:
     """See Store.job."""
-    return _found(session, job_id, session.now())
+    row = _row(session, job_id, _COLUMNS)
+    return None if row is None or _is_over(row[_DROP_AT], session.now()) else _whole(session, _Row._make(row))
 
 
 def look(session: Session, job_ids: Sequence[str]) -> Looked:
     """See Store.look. There are no other servers, so nobody has to ask often."""
-    found = [record for job_id in job_ids if (record := _found(session, job_id, _BEFORE_ALL)) is not None]
+    there: set[str] = set()
+    over: set[str] = set()
+    ended: list[str] = []
     now = session.now()
-    over = frozenset(record.id for record in found if record.drop_at is not None and record.drop_at <= now)
-    ended = [record for record in found if record.state in ENDED][:MOST_ENDS]
-    for record in ended:
-        record.data = None
-    return Looked(frozenset(record.id for record in found), ended, over)
+    for job_id in job_ids:
+        row = _row(session, job_id, "state, drop_at")
+        if row is not None:
+            state, drop_at = row
+            there.add(job_id)
+            if _is_over(drop_at, now):
+                over.add(job_id)
+            if state in ENDED and len(ended) < MOST_ENDS:
+                ended.append(job_id)
+    found = [_record(session, _Row._make(row)) for job_id in ended if (row := _row(session, job_id, _UNREAD)) is not None]
+    _add_progress(session, found, MAX_PROGRESS_BYTES)
+    _add_order(session, found)
+    return Looked(frozenset(there), found, frozenset(over))
 
 
-def _found(session: Session, job_id: str, now: float) -> JobRecord | None:
-    """Return a record that is not over at `now`, if there is one."""
+def _is_over(drop_at: object, now: float) -> bool:
+    """Tell whether the retention of a record is over; what damage made of a column is no instant."""
+    return isinstance(drop_at, (int, float)) and drop_at <= now
+
+
+def _row(session: Session, job_id: str, columns: str) -> tuple[Any, ...] | None:
+    """Return these columns of a job, if there is one of this id."""
     order = session.ids.order_of(job_id)
-    row = None
+    row: tuple[Any, ...] | None = None
     if order is not None:
-        row = session.db.execute(_BY_ORDER, {"order": order, "now": now}).fetchone()
+        row = session.db.execute(f"select {columns} {_FROM_ORDER}", {"order": order}).fetchone()
     if row is None:
-        row = session.db.execute(_BY_ID, {"id": job_id, "now": now}).fetchone()
-    return None if row is None else _whole(session, _Row._make(row))
+        row = session.db.execute(f"select {columns} {_FROM_ID}", {"id": job_id}).fetchone()
+    return row
 
 
 def listed(session: Session, orders: list[int]) -> list[JobRecord]:
