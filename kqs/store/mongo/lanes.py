@@ -32,7 +32,7 @@ class Lanes:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._last: dict[Lane, asyncio.Task[Any]] = {}
+        self._last: dict[Lane, asyncio.Task[Any]] = {}  # of each lane, as long as it is under way
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_open = True
 
@@ -72,6 +72,8 @@ class Lanes:
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        for lane in [lane for lane, last in self._last.items() if last is task]:
+            del self._last[lane]  # and with it what it has returned: a claim brings data
         if not task.cancelled():
             task.exception()  # or asyncio would log it where the caller has gone
 

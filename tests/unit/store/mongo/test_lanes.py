@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,3 +132,16 @@ async def test_close_waits_for_what_was_asked_and_takes_no_more(lanes: Lanes, sc
     assert script.begun == ["i1", "i2"]
     with pytest.raises(StoreUnavailableError, match="closed"):
         lanes.look(script.operation("late"))
+
+
+async def test_what_an_operation_has_returned_is_not_kept(lanes: Lanes) -> None:
+    class Data:
+        """What a claim has brought."""
+
+    async def claim() -> Data:
+        return Data()
+
+    data = weakref.ref(await lanes.write(Lane.CLAIM, claim))
+    await lanes.look(partial(asyncio.sleep, 0))
+    gc.collect()
+    assert data() is None
