@@ -7,6 +7,7 @@ from functools import partial
 from unittest.mock import Mock
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from kqs.errors import StoreError, StoreUnavailableError
 from kqs.job import Accepted, Entry, JobRecord
@@ -349,3 +350,16 @@ async def test_server_killed_between_any_two_commands_leaves_nobody_waiting(
         await again.close()
         commands += 2  # each is met by one of the two
     assert commands > 20
+
+
+async def test_member_of_a_batch_that_was_not_begun_is_none_either_when_its_insert_is_repeated(
+    ours: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0, unique="k")], 1, "w", now)
+    assert sorted(await ours.insert([a_then(1, 3, unique="k"), a_member(2, 1)], 1, "w", now)) == [FIRST + 1, FIRST + 2]
+    last = [a_member(3, 1), a_job(4)]
+    monkeypatch.setattr(ours._there.inserter, "_store", Mock(side_effect=AutoReconnect("away")))
+    with pytest.raises(StoreUnavailableError):
+        await ours.insert(last, 2, "w", now)
+    monkeypatch.undo()
+    assert await ours.insert(last, 2, "w", now) == [FIRST + 3]

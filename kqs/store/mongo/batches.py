@@ -54,6 +54,10 @@ class Batches:
             if job.order in joined and not job.members.is_open:
                 self._refused[job.order] = job.members.last_order
 
+    def stored(self, last_order: int) -> None:
+        """Take in that all up to this order is stored, or refused; until then it may be repeated, without its `then`."""
+        self._refused = {order: last for order, last in self._refused.items() if last > last_order}
+
     async def parted(self, jobs: Sequence[Accepted]) -> tuple[list[Accepted], list[Accepted]]:
         """Part the members of batches from those that are not to be stored, since their `then`, of the same record, was known.
 
@@ -66,8 +70,6 @@ class Batches:
             then = found.get(str(job.batch), {})
             if job.batch_order in self._refused:
                 refused.append(job)
-                if job.order >= self._refused[job.batch_order]:
-                    del self._refused[job.batch_order]
                 continue
             if job.batch_order and then and (then.get("born", then["order"]), then["node"]) != (job.batch_order, self._node):
                 refused.append(job)

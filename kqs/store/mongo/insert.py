@@ -74,6 +74,7 @@ class Inserter:
             joined = await self._insert_any(jobs, worker, now, known, parked)
         self._doubted.clear()
         self._stored.clear()
+        self._batches.stored(max((job.order for job in jobs), default=0))
         orders = [*(order for order in known if order not in stored_before), *joined, *passed]
         made = self._made.intersection(orders)
         parked |= {job.order for job in jobs if job.order in made and (job.resource is not None or job.may_wait)}
