@@ -16,7 +16,7 @@ from kqs.job import Claim
 from kqs.states import State
 from kqs.store import change as changing
 from kqs.store.base import Change, Slice, Spans, Verb
-from kqs.store.mongo import MongoStore
+from kqs.store.mongo import MongoStore, retention
 from kqs.store.mongo.servers import LISTEN_S
 from tests.contract.change_contract import ABOVE_ALL, FRESH, change, of_ids, retried_and_failed_again, states
 from tests.contract.store_contract import (
@@ -207,6 +207,36 @@ async def test_who_could_not_ring_rings_later(
     assert await heard(ours) == [run.claim]
 
 
+async def test_who_could_not_ring_while_another_call_rang_rings_later(
+    ours: MongoStore, theirs: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = theirs._there.servers
+    real, turns = servers._servers, [asyncio.Event(), asyncio.Event()]
+    passing = iter(turns)
+
+    async def slowly(*args: Any) -> None:
+        is_first = (turn := next(passing)) is turns[0]
+        await turn.wait()
+        if not is_first:
+            raise AutoReconnect("away")
+        await real.update_many(*args)
+
+    assert (await ours.news()).is_more
+    monkeypatch.setattr(servers, "_servers", SimpleNamespace(update_many=slowly))
+    first, second = [asyncio.ensure_future(servers.ring_all()) for _ in range(2)]
+    await asyncio.sleep(0)
+    turns[1].set()
+    with pytest.raises(AutoReconnect):
+        await second
+    turns[0].set()
+    await first
+    monkeypatch.undo()
+    assert (await ours.news()).is_more
+    assert not (await ours.news()).is_more
+    await theirs.news()
+    assert (await ours.news()).is_more
+
+
 async def test_record_of_a_deleted_run_stays_until_who_runs_it_has_heard(
     ours: MongoStore, theirs: MongoStore, now: float
 ) -> None:
@@ -394,3 +424,24 @@ async def test_what_failed_by_the_clock_of_a_server_that_is_ahead_is_retried_and
     for run in await theirs.claim([their_entry(n) for n in range(3)], "w", now):
         await theirs.report([a_report(run.claim, State.FAIL, at=now + 5)])
     assert await retried_and_failed_again(ours, theirs, now) == [0, 1, 2]
+
+
+async def test_record_that_takes_the_place_of_a_deleted_one_as_that_is_forgotten_stays_until_its_run_has_heard(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0, id="mine")], 1, "w", now)
+    await change(ours, Verb.DELETE, Filter(ids=("mine",)), now=now, before_order=FIRST + 1)
+    jobs = ours._there.session.jobs
+    assert await jobs.count_documents({"_id": "mine"}) == 1
+    bury = ours._there.follower.bury
+
+    async def replace_first(documents: Any) -> None:
+        await bury(documents)
+        monkeypatch.undo()
+        await ours.insert([a_job(1, id="mine")], 2, "w", now)
+        await theirs.claim([an_entry(1, id="mine")], "w2", now)
+        await change(ours, Verb.DELETE, Filter(ids=("mine",)), now=now, before_order=FIRST + 2, is_forced=True)
+
+    monkeypatch.setattr(ours._there.follower, "bury", replace_first)
+    await retention.sweep(ours._there.session, ours._there.servers, ours._there.follower, now, 9, FIRST + 2)
+    assert (await jobs.find_one({"_id": "mine"}) or {}).get("order") == FIRST + 1

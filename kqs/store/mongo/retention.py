@@ -37,7 +37,7 @@ async def _forget_some(session: Session, servers: Servers, follower: Follower, b
     """Take away records that were deleted and stayed as long as they were needed."""
     gone = {"state": GONE_STATE, "place": int(Place.GONE), **bounds}
     found = (
-        await session.jobs.find(gone, ["owner", "place", "batch", "member", "members"])
+        await session.jobs.find(gone, ["order", "owner", "place", "batch", "member", "members"])
         .sort("drop_at", 1)
         .limit(limit)
         .to_list(None)
@@ -47,8 +47,7 @@ async def _forget_some(session: Session, servers: Servers, follower: Follower, b
         found = [document for document in found if document.get("owner") not in living]
     if found:
         await follower.bury(found)
-        ids = [document["_id"] for document in found]
-        await session.jobs.delete_many({"_id": {"$in": ids}, **gone})
+        await session.jobs.delete_many({**_just(found), **gone})
 
 
 async def forget(session: Session, servers: Servers, follower: Follower, documents: Sequence[Document]) -> None:
@@ -58,9 +57,8 @@ async def forget(session: Session, servers: Servers, follower: Follower, documen
     """
     if documents:
         await follower.batches.keep_ends([{**one, "place": Place.GONE} for one in documents if one["place"] != Place.ENDED])
-        ids = [one["_id"] for one in documents]
         gone = {"place": int(Place.GONE), "owner": None, **await servers.replay_bounds()}
-        await session.jobs.delete_many({"_id": {"$in": ids}, **gone})
+        await session.jobs.delete_many({**_just(documents), **gone})
 
 
 async def trim_successes(
@@ -88,15 +86,18 @@ async def _found(session: Session, conditions: Document, by: str, limit: int) ->
 async def _delete(session: Session, follower: Follower, documents: list[Any]) -> int:
     if not documents:
         return 0
-    ids = [document["_id"] for document in documents]
     await follower.bury(documents)
     await uniques.forget(session, uniques.keys_of(documents))
-    orders = [document["order"] for document in documents]  # a new job may stand there by now, and have ended
-    deleted = await session.jobs.delete_many({"_id": {"$in": ids}, "order": {"$in": orders}, "place": int(Place.ENDED)})
+    deleted = await session.jobs.delete_many({**_just(documents), "place": int(Place.ENDED)})
     kinds = [(document["type"], document["state"]) for document in documents]
-    if deleted.deleted_count == len(ids) or len(set(kinds)) == 1:
+    if deleted.deleted_count == len(documents) or len(set(kinds)) == 1:
         session.tallies.remove(kinds[: deleted.deleted_count])
     elif deleted.deleted_count:
         session.tallies.doubt()  # another server deleted some of them, and counted those
     await session.bulk.delete(documents)
     return deleted.deleted_count
+
+
+def _just(documents: Sequence[Document]) -> Document:
+    """Return the condition for these records alone: a new job of one of their ids may stand there by now, and be over, too."""
+    return {name: {"$in": [document[name] for document in documents]} for name in ("_id", "order")}

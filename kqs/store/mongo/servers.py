@@ -223,12 +223,17 @@ class Servers:
     async def ring(self, epochs: Collection[int]) -> None:
         """Let these boots know that something they run was cancelled; those that cannot be told now are told with the next."""
         self._unrung.update(epochs)
-        if self._owes_all:
-            await self._servers.update_many({"is_open": True, "epoch": {"$ne": self.epoch}}, {"$inc": {"bell": 1}})
-            self._owes_all = False
-        if rung := list(self._unrung):
-            await self._servers.update_many({"epoch": {"$in": rung}}, {"$inc": {"bell": 1}})
-            self._unrung.difference_update(rung)
+        owes_all, self._owes_all = self._owes_all, False
+        unrung, self._unrung = self._unrung, set()
+        try:  # who rings meanwhile owes for itself: what is under way may have come before that which it tells of
+            if owes_all:
+                await self._servers.update_many({"is_open": True, "epoch": {"$ne": self.epoch}}, {"$inc": {"bell": 1}})
+            if unrung:
+                await self._servers.update_many({"epoch": {"$in": list(unrung)}}, {"$inc": {"bell": 1}})
+        except BaseException:
+            self._owes_all = self._owes_all or owes_all
+            self._unrung |= unrung
+            raise
 
     async def ring_all(self) -> None:
         """Let all boots know that types were suspended, or are not any more; as `ring`."""
