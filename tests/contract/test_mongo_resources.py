@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from unittest.mock import ANY
+from unittest.mock import ANY, AsyncMock
 
 import pytest
+from pymongo.errors import AutoReconnect
 
+from kqs.errors import StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Entry, Run
 from kqs.states import State
-from kqs.store.base import Changed, Verb
+from kqs.store.base import CALL_S, Changed, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
 from tests.contract.change_contract import change
@@ -208,3 +210,20 @@ async def test_what_is_cancelled_while_it_is_claimed_in_vain_ends(
     for store in (ours, theirs):
         await store._there.session.tallies.flush()
     assert (await ours.counts())["mail"] == {State.SUCCESS: 1, State.CANCELLED: 1}
+
+
+async def test_who_could_not_call_others_for_a_free_resource_does_so_later(
+    ours: MongoStore, clock: FakeClock, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[Entry] = []
+    ours.on_called = called.extend
+    await ours.insert([a_job(0, resource="r"), a_job(1, type="video", resource="r")], 1, "w", now)
+    assert numbers(called) == [0]
+    clock.advance(CALL_S)
+    hand_on = AsyncMock(side_effect=AutoReconnect("away"))
+    monkeypatch.setattr(ours._there.resources, "hand_on", hand_on)
+    with pytest.raises(StoreUnavailableError):
+        await ours.call_on(now + CALL_S)
+    monkeypatch.undo()
+    await ours.call_on(now + CALL_S)
+    assert numbers(called) == [0, 1]

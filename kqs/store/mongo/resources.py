@@ -353,18 +353,26 @@ class Resources:
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
         at = self._monotonic()
-        overdue = [name for name, since in self._watched.items() if at - since >= CALL_S][:SLICE]
+        overdue = dict([(name, since) for name, since in self._watched.items() if at - since >= CALL_S][:SLICE])
         for name in overdue:
             del self._watched[name]
-        if overdue:
-            lines = self._locks.find({"_id": {"$in": overdue}, "job": None}, ["_id"])
-            for line in await lines.to_list(None):
-                await self.hand_on(line["_id"])
+        try:
+            await self._call_others(list(overdue))
+        except BaseException:
+            self._watched = overdue | self._watched
+            raise
         waits_s = [CALL_S - (at - since) for since in list(self._watched.values())[:1]]
         if self._has_lines and not self._servers.is_alone:
             await self._look_abroad()
             waits_s.append(SEEK_S)
         return now + max(0.0, min(waits_s)) if waits_s else None
+
+    async def _call_others(self, names: Sequence[str]) -> None:
+        """Call others for those of these resources that are free."""
+        if names:
+            lines = self._locks.find({"_id": {"$in": names}, "job": None}, ["_id"])
+            for line in await lines.to_list(None):
+                await self.hand_on(line["_id"])
 
     async def _look_abroad(self) -> None:
         """Tell of jobs that were called, and stood so at the last look already; each once."""
