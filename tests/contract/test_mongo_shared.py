@@ -841,3 +841,15 @@ async def test_what_takes_the_place_of_an_ended_job_as_that_is_dropped_stays(
     record = await theirs.job("x")
     assert record is not None
     assert (record.order, record.state) == (FIRST + 9, State.SUCCESS)
+
+
+async def test_never_less_than_none_are_told_to_wait(ours: MongoStore, make_mongo_store: MakeStore, now: float) -> None:
+    told: list[Waiting] = []
+    theirs = make_mongo_store()
+    theirs.watch(["mail"])
+    theirs.on_waiting = told.append
+    await theirs.open(OTHER_JOURNAL, OTHER_NODE)
+    await ours.insert([a_job(0)], 1, "w", now)  # and has not written that it waits
+    assert len(await theirs.claim([an_entry(0)], "w2", now)) == 1
+    await theirs.insert([a_job(1, type="video")], 1, "w2", now)
+    assert [waiting.counts["mail"] for waiting in told] == [0] * len(told)

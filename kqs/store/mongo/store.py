@@ -51,6 +51,7 @@ from kqs.store.mongo.opened import Opened, recount_alone
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.mongo.tallies import Tallies
 from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import Topic
 from kqs.store.sharing import Share, Sharing
@@ -125,15 +126,18 @@ class MongoStore:
 
     async def insert(self, jobs: Sequence[Accepted], fed_seq: int, worker: str, now: float) -> Known:
         """See Store.insert."""
-        operation: Callable[[], Coroutine[Any, Any, Known]] = partial(self._there.insert, jobs, fed_seq, worker, now)
+        there = self._there
+        operation: Callable[[], Coroutine[Any, Any, Known]] = partial(there.insert, jobs, fed_seq, worker, now)
         if self._watched:
-            operation = partial(self._insert_telling, jobs, operation)
-        return await self._there.write_alive(Lane.INSERT, operation)
+            operation = partial(self._insert_telling, there.session.tallies, jobs, operation)
+        return await there.write_alive(Lane.INSERT, operation)
 
-    async def _insert_telling(self, jobs: Sequence[Accepted], insert: Callable[[], Coroutine[Any, Any, Known]]) -> Known:
+    async def _insert_telling(
+        self, tallies: Tallies, jobs: Sequence[Accepted], insert: Callable[[], Coroutine[Any, Any, Known]]
+    ) -> Known:
         known = await insert()
         taken = [job for job in jobs if job.type in self._watched]
-        self.on_waiting(Waiting(dict(self._there.session.tallies.waiting), taken))
+        self.on_waiting(Waiting(tallies.waiting, taken))
         return known
 
     def watch(self, types: Collection[str]) -> None:

@@ -82,8 +82,7 @@ class Tallies:
         self._turn = asyncio.Lock()  # between a flush and what is read after it there is no other
         self._watched: frozenset[str] = frozenset()
         self._on_waiting: Callable[[dict[str, int]], None] = lambda waiting: None
-        #: how many jobs of the watched types wait
-        self.waiting: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
 
     def watch(self, types: Collection[str], on_waiting: Callable[[dict[str, int]], None]) -> None:
         """Know in `waiting` how many jobs of these types wait, as of the last `look_at_waiting`.
@@ -100,7 +99,7 @@ class Tallies:
         async with self._turn:
             await self._flush()
             found = await self._tallies.find({"_id": {"$in": list(self._watched)}}).to_list(None)
-            self.waiting = Counter(
+            self._waiting = Counter(
                 {tally["_id"]: sum(n for state, n in tally["n"].items() if int(state) in WAITING) for tally in found}
             )
             self._move(self._added, 1)
@@ -109,8 +108,13 @@ class Tallies:
     def _move(self, kinds: Counter[Kind], sign: int) -> None:
         for (type_, state), n in kinds.items():
             if type_ in self._watched and state in WAITING:
-                self.waiting[type_] += sign * n
-        self._on_waiting({type_: max(0, self.waiting[type_]) for type_ in self._watched})
+                self._waiting[type_] += sign * n
+        self._on_waiting(self.waiting)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Return how many jobs of the watched types wait; what others did and have not written yet may leave less than none."""
+        return {type_: max(0, self._waiting[type_]) for type_ in self._watched}
 
     @property
     def is_doubtful(self) -> bool:
