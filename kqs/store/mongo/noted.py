@@ -7,6 +7,7 @@ A hint is the id of a job that has ended, or is gone; or what stands for a batch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 #: beyond so many hints all held jobs are looked at instead
 MOST_HINTS = 100_000
@@ -81,7 +82,7 @@ class Noted:
 
     def take(self, most: int) -> list[str]:
         """Return the first hints, which are none any more."""
-        taken = list(self._hints)[:most]
+        taken = list(islice(self._hints, most))
         for hint in taken:
             del self._hints[hint]
         return taken
