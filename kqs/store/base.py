@@ -61,7 +61,7 @@ LOGGED = 10
 CALL_S = 1.0
 #: ended records that one `look` returns at most, each of which may have a long result
 MOST_ENDS = 100
-#: a type whose ready jobs have no more priorities than this is asked about by priority
+#: a type whose ready jobs have no more priorities than this, nor groups, is asked about by these
 LINE_PRIOS = 16
 #: the longest data, result or progress that a listing shows
 LISTED_BYTES = 1024
@@ -394,7 +394,8 @@ class Store(SayingsPort, SchedulesPort, Protocol):
     async def first_in_line(self, type_: str, most: int) -> list[str]:
         """Return the ids of up to `most` ready jobs of a type that have stood in line for longest, whatever their priority.
 
-        By order, as `oldest`. Where they have more than LINE_PRIOS priorities it takes time in proportion to all of them.
+        By order, as `oldest`. Where they have more than LINE_PRIOS priorities, or groups, it takes time in proportion to all
+        of them.
         """
         ...
 

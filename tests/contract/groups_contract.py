@@ -11,6 +11,7 @@ import pytest
 from kqs.filter import Filter
 from kqs.job import Accepted, After, Entry
 from kqs.states import WAITING, State
+from kqs.store import base
 from kqs.store import change as changing
 from kqs.store.base import Store, Verb
 from kqs.store.rotation import Terms, Turn, Turned
@@ -255,6 +256,20 @@ class GroupsContract:
         assert await store.oldest(["mail", "other"], 16) == {"mail": 5.0}
         await store.claim([an_entry(1)], "w", now)
         assert await store.oldest(["mail", "other"], 1) == {"mail": 5.0}
+
+    async def test_the_first_in_line_are_the_oldest_of_all_groups_whatever_their_priority(
+        self, store: Store, now: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late = [*of("a", 6, prio=1), *of("b", 4), *of(None, 2), *of("c", 3), *of("c", 5, prio=8)]
+        await store.insert([*of("a", 0, prio=9), *of("b", 1, prio=9), *late, *of("d", 7, type="other")], 1, "w", now)
+        for lines in (99, 3, 1):
+            monkeypatch.setattr(base, "LINE_PRIOS", lines)
+            for most in (1, 3, 9):
+                assert await store.first_in_line("mail", most) == [IDS.of(FIRST + n) for n in range(min(most, 7))]
+        await store.claim([an_entry(n) for n in (0, 1, 3)], "w", now)
+        for lines in (99, 1):
+            monkeypatch.setattr(base, "LINE_PRIOS", lines)
+            assert await store.first_in_line("mail", 3) == [IDS.of(FIRST + n) for n in (2, 4, 5)]
 
     async def test_a_record_tells_its_group_over_a_restart(self, make_store: MakeStore, now: float) -> None:
         store = make_store()

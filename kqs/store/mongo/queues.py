@@ -73,21 +73,32 @@ async def _first(session: Session, line: Document, count: int) -> list[Document]
 
 async def first_in_line(session: Session, type_: str, most: int) -> list[str]:
     """See Store.first_in_line."""
-    ready: Document = {"place": int(Place.READY), "type": type_, "group": None}
+    of_type: Document = {"place": int(Place.READY), "type": type_}
+    found = await _first_of_line(session, {**of_type, "group": None}, most)
+    groups = await names(session, type_, "", base.LINE_PRIOS + 1)
+    if len(groups) > base.LINE_PRIOS:
+        found += await _oldest_of(session, {**of_type, "group": {"$gt": ""}}, most)
+    else:
+        for name in groups:
+            found += await _first_of_line(session, {**of_type, "group": name}, most)
+    found.sort(key=lambda document: int(document["order"]))
+    return [str(document["_id"]) for document in found[:most]]
+
+
+async def _first_of_line(session: Session, line: Document, most: int) -> list[Document]:
+    """Return the oldest of a group, or of those without, and maybe others of it."""
     found: list[Document] = []
     prio = -1
     for _ in range(base.LINE_PRIOS):
-        wanted = {**ready, "prio": {"$gt": prio}}
-        first = await session.jobs.find(wanted, ["prio"]).sort([("prio", 1), ("order", 1)]).limit(1).to_list(None)
+        first = await session.jobs.find({**line, "prio": {"$gt": prio}}, ["prio"]).sort("prio", 1).limit(1).to_list(None)
         if not first:
-            break
+            return found
         prio = first[0]["prio"]
-        cursor = session.jobs.find({**ready, "prio": prio}, ["order"]).sort([("prio", 1), ("order", 1)]).limit(most)
+        cursor = session.jobs.find({**line, "prio": prio}, ["order"]).sort([("prio", 1), ("order", 1)]).limit(most)
         found += await cursor.to_list(None)
-    else:
-        found = await session.jobs.find(ready, ["order"]).sort([("order", 1)]).limit(most).to_list(None)
-    for name in await names(session, type_, "", base.LINE_PRIOS):
-        of_group = session.jobs.find({**ready, "group": name}, ["order"]).sort([("prio", 1), ("order", 1)])
-        found += await of_group.limit(most).to_list(None)
-    found.sort(key=lambda document: int(document["order"]))
-    return [str(document["_id"]) for document in found[:most]]
+    return await _oldest_of(session, line, most)
+
+
+async def _oldest_of(session: Session, jobs: Document, most: int) -> list[Document]:
+    found: list[Document] = await session.jobs.find(jobs, ["order"]).sort("order", 1).limit(most).to_list(None)
+    return found

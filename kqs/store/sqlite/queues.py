@@ -48,10 +48,24 @@ select json_group_array(at) from steps where at is not null
 """
 _FIRST_OF_PRIO = f"select json_group_array(ord) from (select ord {_READY} ?1 and prio = ?2 order by ord limit ?3)"
 _FIRST = f"select json_group_array(ord) from (select ord {_READY} ?1 order by ord limit ?2)"
-_FIRST_OF_GROUP = f"""
-select json_group_array(ord) from (select job as ord from {LINE} ?1 and name = ?2 order by rank, job limit ?3)"""
+# one search in the line for each group and priority
+_LINES = """
+with recursive steps (at, n) as (
+  select (select json_array(cast(name as text), rank) from line where of_type = ?1 order by name, rank limit 1), 1
+  union all
+  select (select json_array(cast(name as text), rank) from line
+          where of_type = ?1 and (name, rank) > (at ->> 0, at ->> 1) order by name, rank limit 1), n + 1
+  from steps where at is not null and n <= ?2)
+select json_group_array(json(at)) from steps where at is not null
+"""
+_FIRST_OF_LINE = f"""
+select json_group_array(ord) from (select job as ord from {LINE} ?1 and name = ?2 and rank = ?3 order by job limit ?4)"""
+_FIRST_OF_ALL = "select json_group_array(job) from (select job from line where of_type = ?1 and job > ?2 order by job limit ?3)"
+_STILL_READY = f"""
+select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and place = {Place.GROUPED:d}"""
 _IDS = "select json_group_array(json_array(ord, id)) from jobs where ord in (select value from json_each(?))"
 
+_decode_lines = msgspec.json.Decoder(list[tuple[str, int]]).decode
 _decode_ids = msgspec.json.Decoder(list[tuple[int, str | None]]).decode
 _decode_oldest = msgspec.json.Decoder(list[tuple[str, int, float | None]]).decode
 
@@ -79,17 +93,39 @@ def oldest(session: Session, types: Sequence[str], prios: int) -> dict[str, floa
 
 def first_in_line(session: Session, type_: str, most: int) -> list[str]:
     """See Store.first_in_line."""
+    orders = _first_plain(session, type_, most)
+    if session.has_groups:
+        orders += _first_grouped(session, type_, most)
+    (packed,) = session.db.execute(_IDS, (json_list(sorted(orders)[:most]),)).fetchone()
+    return [id_ or session.ids.of(order) for order, id_ in sorted(_decode_ids(packed))]
+
+
+def _first_plain(session: Session, type_: str, most: int) -> list[int]:
+    """Return the orders of the oldest that have no group, and maybe of others that have none."""
     (packed,) = session.db.execute(_PRIOS, (type_, base.LINE_PRIOS)).fetchone()
     prios = decode_orders(packed)
     if len(prios) > base.LINE_PRIOS:
-        (packed,) = session.db.execute(_FIRST, (type_, most)).fetchone()
-        orders = decode_orders(packed)
-    else:
-        rows = [session.db.execute(_FIRST_OF_PRIO, (type_, prio, most)).fetchone() for prio in prios]
-        orders = sorted(order for (packed,) in rows for order in decode_orders(packed))[:most]
-    if session.has_groups:
-        named = ready_names(session, type_, base.LINE_PRIOS)
-        rows = [session.db.execute(_FIRST_OF_GROUP, (type_, name, most)).fetchone() for name in named]
-        orders = sorted([*orders, *(order for (packed,) in rows for order in decode_orders(packed))])[:most]
-    (packed,) = session.db.execute(_IDS, (json_list(orders),)).fetchone()
-    return [id_ or session.ids.of(order) for order, id_ in sorted(_decode_ids(packed))]
+        return _orders(session, _FIRST, type_, most)
+    return [order for prio in prios for order in _orders(session, _FIRST_OF_PRIO, type_, prio, most)]
+
+
+def _first_grouped(session: Session, type_: str, most: int) -> list[int]:
+    """Return the orders of the oldest that have a group, and maybe of others that have one."""
+    (packed,) = session.db.execute(_LINES, (type_, base.LINE_PRIOS)).fetchone()
+    lines = _decode_lines(packed)
+    if len(lines) <= base.LINE_PRIOS:
+        return [order for name, rank in lines for order in _orders(session, _FIRST_OF_LINE, type_, name, rank, most)]
+    found: list[int] = []
+    last, count = -1, most
+    while len(found) < most:
+        part = _orders(session, _FIRST_OF_ALL, type_, last, count)
+        found += _orders(session, _STILL_READY, json_list(part))  # some have gone from their lines
+        if len(part) < count:
+            break
+        last, count = part[-1], 2 * count
+    return found
+
+
+def _orders(session: Session, query: str, *values: str | int) -> list[int]:
+    (packed,) = session.db.execute(query, values).fetchone()
+    return decode_orders(packed)

@@ -148,7 +148,8 @@ def test_what_waits_is_found_by_its_index(db: sqlite3.Connection, statement: str
 
 
 @pytest.mark.parametrize(
-    "statement", [groups.NAMES, groups._READ_ON, groups._TYPES, queues._FOREMOST_OF_GROUPS, queues._FIRST_OF_GROUP]
+    "statement",
+    [groups.NAMES, groups._READ_ON, groups._TYPES, queues._FOREMOST_OF_GROUPS, queues._LINES, queues._FIRST_OF_LINE],
 )
 def test_the_lines_of_groups_are_never_sorted(db: sqlite3.Connection, statement: str) -> None:
     values = [0] * len({*re.findall(r"\?\d?", statement)})
