@@ -66,7 +66,7 @@ def delete(session: Session, orders: list[int]) -> int:
     """Delete these records, whatever their state; return how many."""
     if not orders:
         return 0
-    session.dropped = len(orders)
+    session.dropped += len(orders)
     packed = json_list(orders)
     (found,) = session.db.execute(_KINDS, (packed,)).fetchone()
     kinds = _decode_kinds(found)

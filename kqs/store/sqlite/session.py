@@ -164,9 +164,10 @@ class Session:
         (cancelled,) = self._db.execute(_CANCELLED).fetchone()
         self.cancelled = set(msgspec.json.decode(cancelled))
         self._files.opened()
-        self._written = (meta.fed_seq, meta.last_order)
         last_order = self._count_uncounted(meta.last_order)
+        # not before: what fails up to here is closed, and that must write nothing
         self.fed_seq, self.last_order = meta.fed_seq, last_order
+        self._written = (meta.fed_seq, meta.last_order)
         self._committed = _Committed(meta.fed_seq, last_order, self.has_resources, self.has_groups)
         self._doubt_totals()
         if self.watched:
