@@ -18,7 +18,7 @@ from kqs.job import JobRecord
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER
-from kqs.store.sqlite import groups, records, walk
+from kqs.store.sqlite import groups, matching, records, walk
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -105,7 +105,7 @@ def page(session: Session, wanted: Filter, after: int | None, limit: int, newest
     if len(orders) == most:
         edge = orders[-1]
     if wanted.match is not None and orders:
-        fitting, done = walk.matching(session.db, orders, wanted.match, limit)
+        fitting, done = matching.found(session.db, orders, wanted.match, limit)
         edge = edge if done == len(orders) else orders[done - 1]
         orders = [order for order in orders[:done] if order in fitting]
     return Page(records.listed(session, orders), edge)

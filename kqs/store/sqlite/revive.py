@@ -18,7 +18,7 @@ from kqs.store import change as bounds
 from kqs.store.base import Change
 from kqs.store.checksum import checksum, given, of_keys, reordered, with_keys
 from kqs.store.keep import own_expire_s
-from kqs.store.sqlite import batches, content, follow, groups, progress, resources, uniques, walk
+from kqs.store.sqlite import batches, content, follow, groups, matching, progress, resources, uniques
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.report import with_run
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, real
@@ -111,7 +111,7 @@ def _data(session: Session, change: Change, found: Sequence[Whole]) -> dict[int,
         data = content.long(session.db, lengths)
     unchecked_to = session.unchecked_to
     if unchecked_to and (unchecked := [job.order for job in found if job.checksum is None and job.order <= unchecked_to]):
-        for _, part in walk.data_of(session.db, unchecked):
+        for _, part in matching.data_of(session.db, unchecked):
             data |= part
     return data
 

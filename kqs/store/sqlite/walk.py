@@ -10,8 +10,7 @@ slice later the end of one would have failed the other, or let it begin. As a ru
 from __future__ import annotations
 
 import sqlite3
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +19,7 @@ from kqs.filter import Filter, Pattern
 from kqs.states import ENDED, WAITING, State
 from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER, Change
-from kqs.store.sqlite import bulk, content, groups
+from kqs.store.sqlite import groups, matching
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list, json_real
 from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
@@ -31,11 +30,6 @@ _LEG_COST = 50
 _STEP_GROWTH = 4
 #: earlier runs of one job that are read with it, in characters: there may be 400 kB of them
 _SHORT_RUNS = 1000
-#: of a job that is gone, in the record and apart from it
-_NO_DATA = (0, 0)
-#: data that is read at a time to be looked through, in bytes and jobs
-_PART_BYTES = 1024 * 1024
-_PART_JOBS = 250
 
 # whatever damage made of a column, it must not fail the statement
 FOUND = """
@@ -179,15 +173,9 @@ _ENDED = f"jobs indexed by ended where place = {Place.ENDED:d} and state = :leg"
 
 _MADE_IDS = "select json_group_array(ord) from jobs where ord in (select value from json_each(?)) and id is null"
 _GIVEN_IDS = "select json_group_array(ord) from jobs indexed by ids where id in (select value from json_each(?))"
-_LENGTHS_OF = """
-select json_group_array(json_array(ord, length(data), case when data is null then (
-  select length(data) from bulk where bulk.ord = jobs.ord) end))
-from jobs not indexed where ord in (select value from json_each(?))
-"""
 
 _decode_found = msgspec.json.Decoder(list[Found]).decode
 _decode_whole = msgspec.json.Decoder(list[Whole], strict=False).decode
-_decode_lengths = msgspec.json.Decoder(list[tuple[int, int | None, int | None]]).decode
 
 
 def way(session: Session, change: Change) -> At:
@@ -276,7 +264,7 @@ def find(db: sqlite3.Connection, wanted: Wanted, at: At, most: int) -> tuple[lis
         step *= _STEP_GROWTH
         fits, done = part, len(part)
         if part and wanted.match is not None:
-            orders, done = matching(db, [row.order for row in part], wanted.match)
+            orders, done = matching.found(db, [row.order for row in part], wanted.match)
             fits = [row for row in part[:done] if row.order in orders]
             left_bytes = 0  # enough data was read
         elif wanted.is_whole:
@@ -373,60 +361,3 @@ def _behind(db: sqlite3.Connection, legs: tuple[Leg, ...], order: int) -> At:
     if legs[0].key is not None:
         (key,) = db.execute(f"select {legs[0].key} from jobs where ord = ?", (order,)).fetchone()
     return At(legs, key, order)
-
-
-def matching(db: sqlite3.Connection, orders: Sequence[int], pattern: Pattern, most: int | None = None) -> tuple[set[int], int]:
-    """Return in which of these jobs' data the pattern is found, and how many of them were looked at: one at least.
-
-    Args: most: no more than so many are found; None: as many as there are.
-    """
-    until = time.monotonic() + bounds.MATCH_S
-    fitting: set[int] = set()
-    done = size = 0
-    for part, data in _parts(db, orders):
-        for order in part:
-            if order in data and pattern.is_in(data[order]):
-                fitting.add(order)
-            done += 1
-            size += len(data.get(order, b""))
-            if len(fitting) == most or time.monotonic() >= until:
-                return fitting, done
-        if size >= bounds.LOOKED_BYTES:
-            break
-    return fitting, done
-
-
-def _parts(db: sqlite3.Connection, orders: Sequence[int]) -> Iterator[tuple[list[int], dict[int, bytes]]]:
-    """Yield as `data_of`, no more than _PART_JOBS at a time: what is read and not looked at was read in vain."""
-    for start in range(0, len(orders), _PART_JOBS):
-        yield from data_of(db, orders[start : start + _PART_JOBS])
-
-
-def data_of(db: sqlite3.Connection, orders: Sequence[int]) -> Iterator[tuple[list[int], dict[int, bytes]]]:
-    """Yield jobs in parts, with their data, as far as it is there: about _PART_BYTES of it at a time, or one job's."""
-    lengths = _lengths(db, orders)
-    part: list[int] = []
-    size = 0
-    for order in orders:
-        length = sum(lengths.get(order, _NO_DATA))
-        if part and size + length > _PART_BYTES:
-            yield part, _data(db, part, lengths)
-            part, size = [], 0
-        part.append(order)
-        size += length
-    if part:
-        yield part, _data(db, part, lengths)
-
-
-def _data(db: sqlite3.Connection, orders: Sequence[int], lengths: dict[int, tuple[int, int]]) -> dict[int, bytes]:
-    inline = {order: found[0] for order in orders if (found := lengths.get(order, _NO_DATA))[0]}
-    data = content.long(db, inline)
-    if len(inline) < len(orders):
-        data |= bulk.get(db, [order for order in orders if order not in inline])
-    return data
-
-
-def _lengths(db: sqlite3.Connection, orders: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """Return how long jobs' data is, in the record and apart from it, by order."""
-    (packed,) = db.execute(_LENGTHS_OF, (json_list(orders),)).fetchone()
-    return {order: (inline or 0, apart or 0) for order, inline, apart in _decode_lengths(packed)}

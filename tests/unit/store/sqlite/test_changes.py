@@ -14,7 +14,7 @@ from kqs.job import Accepted, Claim, Entry, Report
 from kqs.states import State
 from kqs.store import change as bounds
 from kqs.store.base import DAMAGED, Change, Slice, Verb
-from kqs.store.sqlite import change, claim, insert, pages, records, report, walk
+from kqs.store.sqlite import change, claim, insert, matching, pages, records, report
 from kqs.store.sqlite.session import Session
 from tests.support.jobs import EVERYTHING
 from tests.support.sqlite_sessions import NOW, a_session
@@ -105,7 +105,7 @@ def test_long_earlier_runs_stay(session: Session) -> None:
 
 def test_a_slice_reads_no_more_data_than_it_may(session: Session) -> None:
     do(session, Verb.CANCEL)
-    with patch.object(bounds, "LOOKED_BYTES", 3000), patch.object(walk, "_PART_BYTES", 1):
+    with patch.object(bounds, "LOOKED_BYTES", 3000), patch.object(matching, "_PART_BYTES", 1):
         assert [len(part.changed) for part in do(session, Verb.CANCEL, Filter(match=Pattern("x")))] == [0]
         parts = do(session, Verb.RETRY)
         assert [len(part.changed) for part in parts] == [3, 3]
