@@ -20,7 +20,7 @@ from kqs.states import State
 from kqs.store.base import DAMAGED, Change, Verb
 from kqs.store.checksum import checksum
 from kqs.store.rotation import Terms, Turn
-from kqs.store.sqlite import SqliteStore, schema
+from kqs.store.sqlite import SqliteStore, tables, upgrades
 from tests.contract.store_contract import FIRST, IDS, JOURNAL, NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
 from tests.support.jobs import listed
@@ -40,7 +40,7 @@ STATES = [
 ]
 
 
-@pytest.fixture(params=range(1, schema.SCHEMA_VERSION))
+@pytest.fixture(params=range(1, tables.SCHEMA_VERSION))
 def version(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
@@ -102,8 +102,8 @@ async def test_a_step_that_fails_leaves_the_old_version(
     with sqlite3.connect(path) as db:
         before = db.execute("select sql from sqlite_schema").fetchall()
     db.close()
-    monkeypatch.setattr(schema, "_STEPS", (*schema._STEPS, fail))
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
+    monkeypatch.setattr(upgrades, "_STEPS", (*upgrades._STEPS, fail))
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     with pytest.raises(Exception, match="I/O"):
         await make_store().open(JOURNAL, NODE)
     with sqlite3.connect(path) as db:
@@ -193,7 +193,7 @@ async def test_jobs_that_wait_for_their_resource_are_ready_in_older_versions(
     await store.close()
     set_back(path, version)
     with sqlite3.connect(path) as db:
-        assert db.execute("select place from jobs where ord = ?", (FIRST + 10,)).fetchone() == (schema.Place.READY,)
+        assert db.execute("select place from jobs where ord = ?", (FIRST + 10,)).fetchone() == (tables.Place.READY,)
         db.execute("update jobs set place = 3, state = 5 where ord = ?", (FIRST + 10,))  # as that version runs it
     db.close()
     again = make_store()

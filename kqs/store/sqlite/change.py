@@ -12,8 +12,8 @@ from kqs.store.base import Change, Changed, Slice, Verb
 from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import batches, follow, resources, retention, revive, walk
 from kqs.store.sqlite.rows import json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 from kqs.store.sqlite.walk import Found
 
 _CANCEL = f"""

@@ -10,8 +10,8 @@ from kqs.store.base import Granted
 from kqs.store.sqlite import batches, content, progress, resources
 from kqs.store.sqlite.content import Content, Row
 from kqs.store.sqlite.rows import decode_orders, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _CLAIM = f"""
 update jobs set place = {Place.RUNNING:d}, state = {State.PROCESSING:d}, attempt = attempt + 1,

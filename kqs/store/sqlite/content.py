@@ -14,8 +14,8 @@ from kqs.store.base import DAMAGED, LOGGED
 from kqs.store.checksum import checksum, kind_checksum, of_keys, plain_checksum
 from kqs.store.sqlite import batches, bulk, follow, resources
 from kqs.store.sqlite.rows import cut, decode_orders, json_list, json_real, real
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 log = get_logger("kqs.store")
 

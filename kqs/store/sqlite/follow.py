@@ -27,8 +27,8 @@ from kqs.store.parents import DELETED, in_vain, is_bad
 from kqs.store.sqlite import batches, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 #: pairs of `awaited` that a slice looks at, and how often in it who failed is followed
 SLICE = 500

@@ -17,8 +17,8 @@ import msgspec
 from kqs.job import Entry
 from kqs.store.rotation import Terms, Turn, Turned, line_of, share_of, turned
 from kqs.store.sqlite.rows import encode_json, json_list
-from kqs.store.sqlite.schema import Place, follow_lines
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place, follow_lines
 
 #: where a job stands that becomes ready, as SQL
 READY_PLACE = f"case when grp is null then {Place.READY:d} else {Place.GROUPED:d} end"

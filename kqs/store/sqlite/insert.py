@@ -15,8 +15,8 @@ from kqs.store.base import Known
 from kqs.store.checksum import kind_checksum, plain_checksum
 from kqs.store.sqlite import bulk, insert_full, report, taken_ids
 from kqs.store.sqlite.rows import ManyRows
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _PLAIN = ManyRows("insert into jobs (ord, type, prio, data, crc32c)", "(?,?,?,?,?)", "on conflict do nothing")
 _CLAIMED = ManyRows(

@@ -12,8 +12,8 @@ from kqs.store.keyed import pair_of
 from kqs.store.sqlite import batches, bulk, follow, groups, report, resources, taken_ids, ticks, uniques
 from kqs.store.sqlite.groups import ready_place
 from kqs.store.sqlite.rows import ManyRows
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _FULL = ManyRows(
     """insert into jobs

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kqs.store.sqlite.schema import Place
+from kqs.store.sqlite.tables import Place
 
 _HELD = f"""
 select json_group_array(json_array(ord, cast(resource as text))) from jobs indexed by running

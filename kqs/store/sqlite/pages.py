@@ -20,8 +20,8 @@ from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER
 from kqs.store.sqlite import groups, matching, records, walk
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 from kqs.store.sqlite.walk import Leg
 
 #: types and priorities at which ready jobs are looked for

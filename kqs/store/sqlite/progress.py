@@ -12,8 +12,8 @@ import msgspec
 from kqs.crc import crc32c
 from kqs.job import Progress
 from kqs.store.sqlite.rows import ManyRows, cut, decode_orders, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _RUNNING = f"""
 select json_group_array(json_array(ord, attempt, epoch)) from jobs

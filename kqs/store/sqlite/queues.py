@@ -10,8 +10,8 @@ from kqs.job import instant_of
 from kqs.store import base
 from kqs.store.sqlite.groups import LINE, ready_names
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _READY = f"from jobs indexed by ready where place = {Place.READY:d} and type ="
 _BEFORE = f"""

@@ -15,8 +15,8 @@ from kqs.store.checksum import reranked
 from kqs.store.sqlite import batches, follow, groups, progress, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _FENCES = """
 select json_group_array(json_array(ord, place, attempt, epoch)) from jobs where ord in (select value from json_each(?))

@@ -28,8 +28,8 @@ from kqs.store.base import CALL_S, Holder
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.locks import Deleted, Locks
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 if TYPE_CHECKING:
     from kqs.store.sqlite.content import Row

@@ -8,8 +8,8 @@ from kqs.states import ENDED, State
 from kqs.store.parents import DELETED
 from kqs.store.sqlite import batches, bulk, follow, progress, resources, uniques
 from kqs.store.sqlite.rows import decode_orders, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _ENDED = ", ".join(str(state.value) for state in sorted(ENDED))
 _DROPPED = f"""

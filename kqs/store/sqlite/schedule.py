@@ -15,8 +15,8 @@ from kqs.store.keep import own_keep_s
 from kqs.store.sqlite import batches, follow, groups, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 # two statements, since SQLite cannot begin a search in an index at a pair that ends in the rowid: `(prio, ord) > (?, ?)` would
 # walk all jobs of that priority from the first

@@ -9,8 +9,8 @@ import msgspec
 from kqs.job import Accepted, room_at
 from kqs.store.sqlite import retention
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _STORED = "select json_group_array(ord) from jobs where ord in (select value from json_each(?))"
 _MADE_IDS_TAKEN = """

@@ -14,8 +14,8 @@ import msgspec
 from kqs.job import Accepted
 from kqs.store.keyed import Pair
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 _PUT = ManyRows("insert into uniques (type, key, ord)", "(?,?,?)", "on conflict do nothing")
 _PUT_AGAIN = """

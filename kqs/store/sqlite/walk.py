@@ -21,8 +21,8 @@ from kqs.store import change as bounds
 from kqs.store.base import MAX_ORDER, Change
 from kqs.store.sqlite import groups, matching
 from kqs.store.sqlite.rows import decode_orders, encode_json, json_list, json_real
-from kqs.store.sqlite.schema import Place
 from kqs.store.sqlite.session import Session
+from kqs.store.sqlite.tables import Place
 
 #: what a leg costs that leads to nothing, in records looked at
 _LEG_COST = 50

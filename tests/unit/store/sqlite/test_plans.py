@@ -26,6 +26,7 @@ from kqs.store.sqlite import (
     revive,
     schedule,
     schema,
+    tables,
     walk,
 )
 
@@ -159,8 +160,8 @@ def test_the_lines_of_groups_are_never_sorted(db: sqlite3.Connection, statement:
 
 
 def test_whoever_leaves_a_line_is_found_by_group(db: sqlite3.Connection) -> None:
-    schema.follow_lines(db)
-    (statement,) = [one for one in schema._LINE_FOLLOWS if "instead of" in one]
+    tables.follow_lines(db)
+    (statement,) = [one for one in tables._LINE_FOLLOWS if "instead of" in one]
     body = re.sub(r"new\.\w+", "?", statement[statement.index("delete") : statement.rindex(";")])
     (step,) = [row[3] for row in db.execute(f"explain query plan {body}", [0] * 4)]
     assert step == "SEARCH line USING PRIMARY KEY (of_type=? AND name=? AND (rank,job)<(?,?))"
