@@ -15,6 +15,7 @@ from kqs.states import State
 from kqs.store.base import CALL_S, Changed, Verb
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S
+from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import change
 from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
@@ -227,3 +228,30 @@ async def test_who_could_not_call_others_for_a_free_resource_does_so_later(
     monkeypatch.undo()
     await ours.call_on(now + CALL_S)
     assert numbers(called) == [0, 1]
+
+
+@pytest.mark.parametrize("after", range(8))
+async def test_what_is_deleted_while_it_is_claimed_in_vain_is_counted_no_more(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, clock: FakeClock, now: float, after: int
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
+    await theirs.claim([an_entry(0)], "w2", now)
+    assert numbers(await ours.wake(now + 1, 9)) == [1]
+    deleted: list[Changed] = []
+
+    async def delete() -> None:
+        deleted.extend((await change(theirs, Verb.DELETE, Filter(ids=(a_job(1).id,)), now=now + 1, is_forced=True)).changed)
+
+    proxy.meanwhile((after, delete))
+    assert await granted(ours, now + 1) == []
+    if not proxy.is_interrupted:
+        await delete()
+        proxy.meanwhile()
+    assert len(deleted) == 1
+    for _ in range(2 * ROUNDS):  # two counts, and what each finds amiss is put right in the round behind
+        for store in (ours, theirs):
+            await store._there.keep_up()
+        clock.advance(RECOUNT_S)
+    assert (await ours.counts())["mail"] == {State.PROCESSING: 1}

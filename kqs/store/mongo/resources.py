@@ -193,18 +193,24 @@ class Resources:
     async def _park(self, documents: Sequence[Document]) -> None:
         """Give claims back that were granted to no run, and wait for the resources."""
         written = await self._jobs.bulk_write([_parking(document) for document in documents], ordered=False)
-        if written.matched_count < len(documents):
-            await self._leave_cancelled(documents)
+        if others := len(documents) - written.matched_count:
+            cancelled = await self._leave_cancelled(documents)
+            if cancelled < others:
+                self._session.tallies.doubt()  # another server has deleted some at once, as runs
         await self.wait_for({document["resource"] for document in documents})
 
-    async def _leave_cancelled(self, documents: Sequence[Document]) -> None:
-        """Leave those of these claims to `orphans` whose jobs were cancelled meanwhile: they are to end, not to wait again."""
+    async def _leave_cancelled(self, documents: Sequence[Document]) -> int:
+        """Leave those of these claims to `orphans` whose jobs were cancelled meanwhile: they are to end, not to wait again.
+
+        Returns: how many.
+        """
         were_cancelled = {"mark": documents[0]["mark"], **_RUNS, "cancel_at": {"$gt": 0.0}}
         ids = [document["_id"] for document in documents]
         await self._jobs.update_many({"_id": {"$in": ids}, **were_cancelled}, {"$set": {"owner": NOBODY}})
         left = await self._session.find(ids, were_cancelled, ["type", "state"])
         self._session.tallies.remove([(one["type"], one["state"]) for one in left])
         self._session.tallies.add([(one["type"], State.PROCESSING) for one in left])
+        return len(left)
 
     def aside(self, reports: Iterable[Report]) -> dict[str, str]:
         """Return by job what those are parked as that wait again at once after a run."""
