@@ -41,6 +41,9 @@ from tests.support.mongodb import client_of
 
 MakeStore = Callable[..., MongoStore]
 
+#: so many runs are called off between two looks
+REPLACED = 120
+
 
 async def stored(store: MongoStore) -> int:
     return int(await store._there.session.jobs.count_documents({}))
@@ -285,6 +288,25 @@ async def test_deleted_run_is_heard_of_although_a_new_job_has_its_id(ours: Mongo
     assert await heard(theirs) == []
     (again,) = await theirs.claim([an_entry(5, id="mine")], "w", now)
     assert await theirs.report([a_report(run.claim, at=now), a_report(again.claim, at=now)]) == [False, True]
+
+
+async def test_any_number_of_deleted_runs_are_heard_of_although_new_jobs_have_their_ids(
+    ours: MongoStore, theirs: MongoStore, clock: FakeClock, now: float
+) -> None:
+    many = range(REPLACED)
+    await theirs.insert([a_job(n, id=f"mine{n}") for n in many], 1, "w", now)
+    runs = await theirs.claim([an_entry(n, id=f"mine{n}") for n in many], "w", now)
+    await change(ours, Verb.DELETE, now=now, is_forced=True)
+    await ours.insert([a_job(REPLACED + n, id=f"mine{n}", accepted_at=now) for n in many], 1, "w", now)
+    told = await theirs.news()
+    assert set(told.claims) == {run.claim for run in runs}
+    assert {one.id for one in told.deleted} == {run.claim.id for run in runs}
+    clock.advance(LISTEN_S)
+    assert await heard(theirs) == []
+    assert theirs._there.servers.called_off, "as it was before that look"
+    clock.advance(LISTEN_S)
+    assert await heard(theirs) == []
+    assert not theirs._there.servers.called_off, "it has them for ever"
 
 
 async def test_job_that_was_cancelled_under_a_claim_nobody_was_told_of_ends(

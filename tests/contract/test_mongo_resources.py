@@ -14,7 +14,7 @@ from kqs.job import Entry, Run
 from kqs.states import State
 from kqs.store.base import CALL_S, Changed, Verb
 from kqs.store.mongo import MongoStore
-from kqs.store.mongo.servers import LEASE_S
+from kqs.store.mongo.servers import LEASE_S, LISTEN_S
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import change
 from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_job, a_report, an_entry, numbers
@@ -143,6 +143,27 @@ async def test_a_sweep_leaves_what_a_deleted_run_has_whose_id_a_new_job_has_take
     called.clear()
     for store in (ours, theirs) * ROUNDS:
         await store._there.keep_up()
+        assert (await granted(ours, now), called) == ([], [])
+    assert await theirs.report([a_report(run.claim, at=now)]) == [False]
+    assert numbers(called) == [1]
+
+
+async def test_what_a_deleted_run_has_is_its_own_however_many_later_ones_were_replaced(
+    ours: MongoStore, theirs: MongoStore, called: list[Entry], clock: FakeClock, now: float
+) -> None:
+    run = await run_of_theirs(ours, theirs, now)
+    await delete(ours, run, now)
+    await ours.insert([a_job(9, id="x", resource="s")], 2, "w", now)
+    later = {f"y{n}": n for n in range(100, 220)}
+    await ours.insert([a_job(n, id=id_) for id_, n in later.items()], 3, "w", now)
+    await theirs.claim([an_entry(n, id=id_) for id_, n in later.items()], "w2", now)
+    await change(ours, Verb.DELETE, Filter(ids=tuple(later)), now=now, is_forced=True)
+    await ours.insert([a_job(200 + n, id=id_, accepted_at=now) for id_, n in later.items()], 4, "w", now)
+    called.clear()
+    for store in (ours, theirs) * ROUNDS:
+        await store._there.keep_up()
+        await store.news()
+        clock.advance(LISTEN_S)
         assert (await granted(ours, now), called) == ([], [])
     assert await theirs.report([a_report(run.claim, at=now)]) == [False]
     assert numbers(called) == [1]

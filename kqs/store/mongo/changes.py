@@ -366,14 +366,18 @@ def _entry(change: Change, one: Document, order: int) -> Entry:
 async def news(session: Session, servers: Servers, resources: Resources) -> News:
     """See Store.news. Who has done something that concerns us rings; the look that this leads to is along an index.
 
-    A deleted run that has a resource shows that it is on, by its owner, until it is reported.
+    A deleted run that has a resource shows that it is on, by its owner, until it is reported; so does one in `called_off`. Of
+    these, what is to be forgotten was heard of in an earlier look.
     """
     if not await servers.has_rung():
         return News([], False, servers.question)
+    replaced = [one | {"_id": one["job"]} for one in servers.called_off]
+    if over := {claim for claim in map(claim_of, replaced) if claim in servers.told and not resources.has(claim)}:
+        with suppress(*DRIVER_ERRORS):  # it is found again
+            await servers.forget_called_off(over)
     cancelled = {"$or": [{"cancel_at": {"$gt": 0.0}}, {"place": int(Place.GONE)}]}
     fields = ["order", "attempt", "epoch", "place", "type", "prio", "returned"]
     found = await session.jobs.find({"owner": session.epoch, **cancelled}, fields).to_list(None)
-    replaced = [one | {"_id": one["job"]} for one in servers.called_off]
     claims = list(dict.fromkeys(map(claim_of, (*found, *replaced))))
     fresh = [claim for claim in claims if claim not in servers.told]
     servers.told = set(claims)

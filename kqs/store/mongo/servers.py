@@ -10,7 +10,8 @@
     last_order     the highest order ever stored
     decided_order  the order up to which all jobs of its journal are stored or refused
     bell           grows when another server has cancelled or deleted what this one runs, or suspended or resumed a type
-    called_off     the newest {job, order, attempt, epoch, type, prio, returned} of such runs whose records others have replaced
+    called_off     {job, order, attempt, epoch, type, prio, returned} of such runs whose records others have replaced, until it
+                   knows so and, where they have a resource, they are over
     held           grows when another server has made jobs that wait for others, and has not said so for some seconds
     asked, answered  see questions.py
     journal_order  the first order that its journal could bring back: what it stored before can never be replayed
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from kqs.errors import StoreCorruptError
@@ -41,8 +42,9 @@ LEASE_S = 30.0
 
 #: a server of several looks for cancelled runs so often, in s, though nobody has rung: who should have may have died
 LISTEN_S = 2.5
-#: runs that a server is told of apart; older ones have ended, as a rule
-CALLED_OFF = 100
+#: runs that a server is told of apart, the newest ones: far fewer, unless it has not looked for long. They must fit into its
+#: document, which holds 16 MB
+CALLED_OFF = 10_000
 #: in which fields others tell a server of something
 _HEARD = ["bell", "called_off", "asked", "answered", "held"]
 
@@ -284,6 +286,12 @@ class Servers:
         one |= {name: gone[name] for name in ("order", "attempt", "epoch", "type", "prio")}
         pushing = {"$push": {"called_off": {"$each": [one], "$slice": -CALLED_OFF}}, "$inc": {"bell": 1}}
         await self._servers.update_one({"epoch": gone["owner"]}, pushing)
+
+    async def forget_called_off(self, claims: Collection[Claim]) -> None:
+        """Take these out of `called_off` in our document."""
+        ours: Document = {"_id": self._journal_id, "epoch": self.epoch}
+        gone = [{"job": one.id, "order": one.order, "attempt": one.attempt, "epoch": one.epoch} for one in claims]
+        await self._servers.bulk_write([UpdateOne(ours, {"$pull": {"called_off": one}}) for one in gone], ordered=False)
 
     async def called_off_claims(self) -> set[Claim]:
         """Return the runs that boots which live were told of by `call_off`, some of which may go on."""
