@@ -110,6 +110,15 @@ async def test_id_of_a_job_that_another_server_deleted_is_free(ours: MongoStore,
     assert await ours.sweep(now + 1, 9, FIRST + 1) == 1
 
 
+async def test_id_that_was_deleted_by_a_clock_that_is_ahead_is_free_when_that_of_its_server_comes_to_it(
+    ours: MongoStore, theirs: MongoStore, now: float
+) -> None:
+    await theirs.insert([a_job(0, id="mine")], 1, "w", now)
+    await change(ours, Verb.DELETE, now=now + 30)
+    assert await theirs.insert([a_job(5, id="mine", accepted_at=now + 5)], 2, "w", now + 5) == [FIRST + 5]
+    assert await theirs.insert([a_job(6, id="mine", accepted_at=now + 30)], 3, "w", now + 30) == []
+
+
 async def test_two_servers_that_purge_at_once_count_each_record_once(
     ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
