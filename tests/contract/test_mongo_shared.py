@@ -33,6 +33,7 @@ from tests.contract.store_contract import (
     a_report,
     an_ended,
     an_entry,
+    numbers,
 )
 from tests.support.clock import FakeClock
 from tests.support.jobs import EVERYTHING, listed
@@ -819,6 +820,46 @@ async def test_what_takes_the_place_of_an_expired_job_just_then_does_not_expire(
     record = await theirs.job("x")
     assert record is not None
     assert (record.order, record.state) == (FIRST + 9, State.NEW)
+
+
+@pytest.mark.parametrize("after", range(4))
+async def test_what_runs_and_waits_again_as_it_expires_is_counted_as_it_ends(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0, expire_at=now)], 1, "w", now)
+
+    async def run() -> None:
+        for each in await theirs.claim([an_entry(0)], "w", now):
+            await theirs.report([a_report(each.claim, State.RETRY, at=now, failures=1)])
+
+    proxy.meanwhile((after, run))
+    ended = [*await ours.expire(now, 9, None), *await ours.expire(now, 9, None)]
+    proxy.meanwhile()
+    assert ended == [a_job(0).id]
+    await theirs.counts()  # writes what it has counted
+    assert (await ours.counts())["mail"] == {State.FAIL: 1}
+
+
+@pytest.mark.parametrize("after", range(5))
+async def test_who_is_called_as_it_expires_leaves_its_resource_to_the_next(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", expire_at=now), a_job(2, resource="r")], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w", now)
+
+    async def end() -> None:
+        assert await theirs.report([a_report(run.claim, at=now)]) == [True]
+
+    proxy.meanwhile((after, end))
+    ended = [*await ours.expire(now, 9, None), *await ours.expire(now, 9, None)]
+    assert ended == [a_job(1).id]
+    if not proxy.is_interrupted:
+        await end()
+    assert numbers(await ours.claim([an_entry(2)], "w", now)) == [2]
 
 
 @pytest.mark.parametrize("after", range(6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from pymongo import UpdateMany
@@ -22,6 +23,14 @@ from kqs.store.mongo.session import Session
 
 #: servers whose jobs may share a rank at the end of a page
 _MAX_TIES = 16
+
+
+class _Alike(NamedTuple):
+    """What expired jobs have in common that one update ends. is_called: it is their turn to have their resource."""
+
+    state: int
+    is_called: bool
+    drop_at: float | None
 
 
 async def ready(session: Session, type_: str, after: tuple[int, int] | None, limit: int, body_bytes: int | None) -> list[Entry]:
@@ -142,12 +151,13 @@ async def expire(
     found = await _expiring(session, {"$lte": now}, ["type", "state", "options", "expire_at", "called"], limit)
     if not found:
         return []
-    alike: defaultdict[float | None, list[str]] = defaultdict(list)
+    alike: defaultdict[_Alike, list[str]] = defaultdict(list)
     for document in found:
         keep_s = own_keep_s(document.get("options"), by_type.get(document["type"], drop_after_s))
-        alike[None if keep_s is None else now + keep_s].append(document["_id"])
+        drop_at = None if keep_s is None else now + keep_s
+        alike[_Alike(document["state"], "called" in document, drop_at)].append(document["_id"])
     async with session.marking() as mark:
-        await session.jobs.bulk_write([_end_expired(ids, drop_at, mark, now) for drop_at, ids in alike.items()], ordered=False)
+        await session.jobs.bulk_write([_end_expired(kind, ids, mark, now) for kind, ids in alike.items()], ordered=False)
         ended = await session.find([document["_id"] for document in found], {"mark": mark}, ["_id"])
     ended_ids = {document["_id"] for document in ended}
     gone = [document for document in found if document["_id"] in ended_ids]
@@ -168,14 +178,15 @@ async def _expiring(session: Session, expire_at: Document, fields: list[str], li
     return sorted(found, key=lambda document: document["expire_at"])[:limit]
 
 
-def _end_expired(ids: list[str], drop_at: float | None, mark: int, now: float) -> UpdateMany:
+def _end_expired(kind: _Alike, ids: list[str], mark: int, now: float) -> UpdateMany:
     fields: Document = {"place": int(Place.ENDED), "state": int(State.FAIL), "error": "expired", "ended_at": now, "mark": mark}
-    if drop_at is not None:
-        fields["drop_at"] = drop_at
+    if kind.drop_at is not None:
+        fields["drop_at"] = kind.drop_at
     # without an epoch, no report can take this end for its own
     absent = dict.fromkeys((*OF_THE_WAIT, "epoch", "parked", "called", "pair", "pends"), "")
-    # a new job may stand there by now, or one that was retried
-    are_over = {"_id": {"$in": ids}, **WAITS, "expire_at": {"$lte": now}}
+    # a new job may stand there by now, or one that was retried; and one that has run since, or was called, is found again
+    as_found = {"state": kind.state, "called": {"$gt": ""} if kind.is_called else None}
+    are_over = {"_id": {"$in": ids}, **WAITS, **as_found, "expire_at": {"$lte": now}}
     return UpdateMany(are_over, {"$set": fields, "$unset": absent})
 
 
