@@ -38,13 +38,20 @@ def call_command(name: str, json: str | None, timeout_s: float | None, as_lines:
 def stats_command(as_lines: bool, server: Address) -> None:
     """Show what the server counts."""
     from kqs.cli.connection import call
-    from kqs.cli.output import print_line, print_table
+    from kqs.cli.output import plainly, print_line, print_table
 
     result = call(server, "stats")
     if as_lines:
         print_line(result)
     else:
-        print_table(("name", "value"), msgspec.json.decode(result).items(), numbers=("value",))
+        found = msgspec.json.decode(result).items()
+        rows = [(name, plainly(value) if _is_of_a_process(name) else value) for name, value in found]
+        print_table(("name", "value"), rows, numbers=("value",))
+
+
+def _is_of_a_process(name: str) -> bool:
+    """Tell whether a number of `stats` is the id of a process, and no count."""
+    return name in ("pid", "process") or name.endswith("_pid")
 
 
 @click.command("health")

@@ -19,8 +19,14 @@ _OPTIONS = OptionFields.__struct_fields__
 
 @click.command("configure", cls=SpeltOutCommand)
 @click.argument("type_", metavar="[TYPE]", required=False)
-@field_options(without=FIELDS.keys() - set(_OPTIONS))
-@click.option("--take-back", type=click.Choice(_OPTIONS), multiple=True, help="What calls have said of this option.")
+@field_options(without=FIELDS.keys() - set(_OPTIONS), wait="Seconds that the insert of one job waits for its end.")
+@click.option(
+    "--take-back",
+    type=click.Choice(_OPTIONS),
+    metavar="OPTION",
+    multiple=True,
+    help="Take back what calls have said of this option, as ttr; may be given again.",
+)
 @click.option("--reset", is_flag=True, help="Take back all that calls have said: the configuration's options hold again.")
 @json_option
 @server_option
@@ -33,7 +39,7 @@ def configure_command(
     that are set so are shown with a star.
     """
     from kqs.cli.connection import call
-    from kqs.cli.output import print_line, print_pairs
+    from kqs.cli.output import plainly, print_line, print_pairs
 
     named = {name: value for name, value in fields.items() if value is not None}
     if both := sorted(named.keys() & set(take_back)):
@@ -50,4 +56,4 @@ def configure_command(
         return
     answer = msgspec.json.decode(result)
     by_call = answer["by_call"]
-    print_pairs((f"{name} *" if name in by_call else name, value) for name, value in answer["options"].items())
+    print_pairs((f"{name} *" if name in by_call else name, plainly(value)) for name, value in answer["options"].items())

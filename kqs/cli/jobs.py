@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "type", "state", "prio", "attempt", "accepted", "due", "ended", "error")
 #: what a narrow terminal goes without, in that order
 _SPARE = ("prio", "due", "ended", "attempt", "accepted")
+#: what a narrow terminal goes without of a job's runs, in that order
+_SPARE_OF_RUNS = ("ended_at", "worker", "started_at")
 _AS_THEY_STAND = ("data", "result")
 _TIMES = ("accepted_at", "due_at", "expire_at", "started_at", "ended_at", "drop_at")
 
@@ -70,12 +72,15 @@ def _row(job: dict[str, Any]) -> list[Any]:
 @click.command("job")
 @click.argument("id_", metavar="ID")
 @click.option(
-    "--wait", "wait_s", type=SecondsWithin(MAX_WAIT_S), help="Wait so many seconds for its end; exit 1 if it has failed."
+    "--wait", "wait_s", type=SecondsWithin(MAX_WAIT_S), help="Wait so many seconds for its end; exit 1 unless it succeeds."
 )
 @json_option
 @server_option
 def job_command(id_: str, wait_s: float | None, as_lines: bool, server: Address) -> ExitCode:
-    """Show all that is known of one job."""
+    """Show all that is known of one job.
+
+    Of its runs' errors the beginning is shown; --json has the whole.
+    """
     from kqs.cli.connection import call, with_client
     from kqs.cli.output import print_line
 
@@ -94,13 +99,16 @@ def job_command(id_: str, wait_s: float | None, as_lines: bool, server: Address)
 
 
 def _print_job(record: dict[str, msgspec.Raw]) -> None:
-    from kqs.cli.output import print_pairs, print_table
+    from kqs.cli.output import brief, in_lines, print_pairs, print_table
 
     runs = [_cells(run) for run in _decode_runs(record.pop("runs"))]
-    print_pairs(_cells(record).items())
+    cells = _cells(record)
+    error = in_lines("error", cells.pop("error"))
+    print_pairs([*cells.items(), *error])
     if runs:
         click.echo()
-        print_table(list(runs[0]), [list(run.values()) for run in runs], numbers=("attempt",))
+        rows = [[*run.values()] for run in (run | {"error": brief(run["error"])} for run in runs)]
+        print_table(list(runs[0]), rows, numbers=("attempt",), spare=_SPARE_OF_RUNS)
 
 
 def _cells(record: dict[str, msgspec.Raw]) -> dict[str, Any]:

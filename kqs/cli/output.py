@@ -162,6 +162,19 @@ def shown(value: object) -> str:
     return printable(msgspec.json.encode(value).decode())
 
 
+def plainly(value: object) -> object:
+    """Return what `shown` shows of a number so that it can be typed, or pasted into another command: nothing between digits."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return shown(value).replace(",", "") if is_number else value
+
+
+def in_lines(name: str, text: str | None) -> list[tuple[str, str | None]]:
+    """Return a text of several lines, a trace for one, as pairs to print: its lines below each other, named once."""
+    lines: list[str | None] = [*(text or "").rstrip().splitlines()]
+    first, *more = lines or [text]
+    return [(name, first), *(("", line) for line in more)]
+
+
 def brief(text: str | None) -> str | None:
     """Return the beginning of a text's first line, with an ellipsis where more was cut off: a line of an overview is one."""
     if text is None:

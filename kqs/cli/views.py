@@ -31,7 +31,7 @@ SPARE_OF_WORKERS = ("address", "since", "failed", "kind")
 def explain_command(id_: str, as_lines: bool, server: Address) -> None:
     """Say why a job does not run, or how it has ended."""
     from kqs.cli.connection import call
-    from kqs.cli.output import print_line, print_pairs, shown_time
+    from kqs.cli.output import in_lines, print_line, print_pairs, shown_time
     from kqs.words.printable import printable
 
     result = call(server, "explain", msgspec.json.encode(id_))
@@ -42,7 +42,8 @@ def explain_command(id_: str, as_lines: bool, server: Address) -> None:
     click.echo(printable(facts.pop("text")))
     times = {name: shown_time(value) for name, value in facts.items() if name.endswith("_at") or name == "since"}
     click.echo()
-    print_pairs((facts | times).items())
+    error = in_lines("error", facts.pop("error")) if "error" in facts else []
+    print_pairs([*(facts | times).items(), *error])
 
 
 @click.command("types")

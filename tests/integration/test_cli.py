@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -244,7 +245,10 @@ def test_a_job_is_one_row_however_its_run_failed(
         assert row.isprintable()
         run(["job", "failed"])
         out = capsys.readouterr().out
-        assert "two faults\\nname\\x1b[2J: missing\\nxxx" in out
+        assert re.search(r"^error +two faults\n +name\\x1b\[2J: missing\n +xxx", out, re.M)
+        assert out.splitlines()[-1].endswith("two faults…")
+        run(["explain", "failed"])
+        assert re.search(r"^error +two faults\n +name\\x1b\[2J: missing\n +xxx", capsys.readouterr().out, re.M)
         assert "\x1b" not in out
 
 
@@ -256,6 +260,16 @@ def test_jobs_can_be_chosen(kqs: Kqs) -> None:
     assert kqs("jobs", "--type", "chosen", "--state", "fail", "--json")[1] == ""
     table = kqs("jobs", "--type", "chosen", "--limit", "2")[1]
     assert (ids[1] in table, ids[2] in table) == (True, False)
+
+
+def test_the_id_of_a_process_can_be_pasted_as_it_stands(kqs: Kqs, served: Served) -> None:
+    shown = dict(re.findall(r"^(\S+) +(\S+)$", kqs("stats")[1], re.M))
+    assert (shown["pid"], shown["process"]) == (str(served.process.pid), str(served.process.pid))
+
+
+def test_options_of_a_type_can_be_given_as_they_are_shown(kqs: Kqs) -> None:
+    shown = dict(re.findall(r"^(\S+) +(\S+)$", kqs("configure", "shown", "--ghosts", "12345")[1], re.M))
+    assert kqs("configure", "shown", "--prio", shown["prio"], "--max-retry-delay", shown["max_retry_delay"])[0] == 0
 
 
 def test_stats_and_health_are_tables_or_json(kqs: Kqs) -> None:

@@ -5,7 +5,7 @@ import pytest
 from rich.cells import cell_len
 
 from kqs.cli import jobs, output, schedules, views
-from kqs.cli.output import brief, print_line, print_pairs, print_pretty, print_table, shown, shown_time
+from kqs.cli.output import brief, in_lines, plainly, print_line, print_pairs, print_pretty, print_table, shown, shown_time
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,19 @@ def test_table_has_headings_and_rows(capsys: pytest.CaptureFixture[str]) -> None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["id", "count"]
     assert [line.split() for line in lines[2:]] == [["a", "1"], ["[red]b", "20"]]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(10000, "10000"), (3600.0, "3600"), (1234.5, "1234.5"), (True, True), ("1,2", "1,2")]
+)
+def test_a_number_can_be_shown_as_it_is_typed(value: object, text: object) -> None:
+    assert plainly(value) == text
+
+
+def test_a_text_of_several_lines_is_named_once() -> None:
+    assert in_lines("error", "a\n  b\n") == [("error", "a"), ("", "  b")]
+    assert in_lines("error", None) == [("error", None)]
+    assert in_lines("error", "") == [("error", "")]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +158,7 @@ def test_a_pipe_has_every_column(capsys: pytest.CaptureFixture[str], monkeypatch
         (views.WORKER_COLUMNS, views.SPARE_OF_WORKERS),
         (schedules._COLUMNS, schedules._SPARE),
         (jobs._COLUMNS, jobs._SPARE),
+        (("attempt", "worker", "started_at", "ended_at", "state", "error"), jobs._SPARE_OF_RUNS),
     ],
 )
 def test_every_table_goes_without_columns_that_it_has(columns: tuple[str, ...], spare: tuple[str, ...]) -> None:
