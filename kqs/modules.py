@@ -84,9 +84,16 @@ def _load(name: str, where: str) -> ModuleType:
         module = importlib.import_module(name)
     except BaseException as fault:
         _refuse_other(name, where)
-        raise StartupError(f"{where}: cannot load {name!r}: {_describe(fault)}", ExitCode.CONFIG) from fault
+        why = _not_a_name(name) or _describe(fault)
+        raise StartupError(f"{where}: cannot load {name!r}: {why}", ExitCode.CONFIG) from fault
     _refuse_other(name, where)
     return module
+
+
+def _not_a_name(name: str) -> str | None:
+    """Return what to say of a file's name, of which Python says what helps nobody; None: it may be a module's name."""
+    module = name.removesuffix(".py").removeprefix("./").replace("/", ".")
+    return None if module == name else f"expected the name of a module, as python -m takes it: {module}"
 
 
 def _refuse_shadow(name: str, where: str) -> None:

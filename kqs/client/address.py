@@ -26,12 +26,16 @@ class Address(NamedTuple):
 def parse_address(text: str) -> Address:
     """Return the address that `text` names; host and port may each be left out.
 
-    Raises: ValueError: the port is no number from 1 to 65535, or the path is empty.
+    Raises: ValueError: the port is no number from 1 to 65535, the path is empty, or it is a URL, or a port without a colon.
     """
     if text.startswith("unix:"):
         if text == "unix:":
             raise ValueError("unix: needs the path of a socket")
         return Address(socket=text.removeprefix("unix:"))
+    if "://" in text:
+        raise ValueError(f"{text!r}: expected HOST:PORT or unix:PATH, not a URL")
+    if text.isascii() and text.isdigit():  # which a resolver takes for a host: 0.0.55.71 for 14151
+        raise ValueError(f"{text!r}: expected HOST:PORT or unix:PATH; a port of this machine is :{text}")
     host, colon, port = text.rpartition(":")
     if not colon or port.endswith("]") or (":" in host and not host.endswith("]")):  # no port, or a bare IPv6 address
         host, port = text, ""

@@ -75,9 +75,8 @@ class Outpost:
         registry = self._load()
         types = taken_types(registry, _named(settings.types, registry), "--types")
         if not 1 <= len(types) <= MAX_TYPES:  # more are for several workers, by --types
-            raise StartupError(
-                f"MODULE: {len(types)} types have a handler or a command, expected 1 to {MAX_TYPES}", ExitCode.CONFIG
-            )
+            got = f"{len(types)} types" if types else "no type"
+            raise StartupError(f"MODULE: {got} with a handler or a command, expected 1 to {MAX_TYPES}", ExitCode.CONFIG)
         share_decimal_settings()
         if settings.commands.commands:  # each at work has a channel
             allow_files()

@@ -499,7 +499,7 @@ def test_it_works_over_a_unix_socket(folder: Path) -> None:
     ("arguments", "code", "clue"),
     [
         (("nowhere",), 78, "MODULE: cannot load 'nowhere'"),
-        (("empty",), 78, "MODULE: 0 types have a handler or a command, expected 1 to 1000"),
+        (("empty",), 78, "MODULE: no type with a handler or a command, expected 1 to 1000"),
         (("--types", "dubble", "chores"), 78, "--types: no handler for type 'dubble'"),
         (("--concurrency", "0", "chores"), 2, "--concurrency"),
         (("--grace", "-2", "chores"), 2, "--grace"),

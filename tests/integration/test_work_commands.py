@@ -144,7 +144,7 @@ def test_a_command_whose_server_is_killed_is_killed_too_unless_it_is_held(tmp_pa
     [
         ([], 2, "expected a MODULE, or --config for commands: nothing says what is to run jobs"),
         (["--config", "nowhere.toml"], 78, "nowhere.toml: no such file or directory"),
-        (["--config", "empty.toml"], 78, "MODULE: 0 types have a handler or a command, expected 1 to 1000"),
+        (["--config", "empty.toml"], 78, "MODULE: no type with a handler or a command, expected 1 to 1000"),
         (["--config", "both.toml", "doubling"], 78, "two handlers for type 'double': "),
     ],
 )

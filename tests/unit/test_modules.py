@@ -69,6 +69,17 @@ def test_a_module_that_cannot_be_loaded_is_one_line_and_exit_78(here: Path, text
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "module"), [("shop_file.py", "shop_file"), ("./shop_file.py", "shop_file"), ("./a/b.py", "a.b"), ("a/b", "a.b")]
+)
+def test_a_file_in_the_place_of_a_module_is_told_what_to_say(here: Path, name: str, module: str) -> None:
+    (here / "shop_file.py").write_text("raise SystemExit")
+    with pytest.raises(
+        StartupError, match=rf"cannot load '{name}': expected the name of a module, as python -m takes it: {module}$"
+    ):
+        load_modules([name])
+
+
 HANDLER = "import kqs\n@kqs.handler('order')\ndef order(data): ...\n"
 
 

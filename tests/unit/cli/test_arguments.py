@@ -94,6 +94,12 @@ def test_help_shows_no_range_that_is_none() -> None:
         (["limit", "mail", "--rate", "5", "--lift", "rate"], "rate is given and lifted, expected one of them"),
         (["bench", "--count", "7"], "--count': expected a whole number from 8, got 7"),
         (["makerpc", "ping", "--id", "x"], "--id': 'x' is no whole number"),
+        (["stats", "--server", "14152"], "'14152': expected HOST:PORT or unix:PATH; a port of this machine is :14152"),
+        (
+            ["stats", "--server", "http://localhost:14151"],
+            "'http://localhost:14151': expected HOST:PORT or unix:PATH, not a URL",
+        ),
+        (["work", "--connect", "tcp://db1", "jobs"], "'tcp://db1': expected HOST:PORT or unix:PATH, not a URL"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
