@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import click
 
 from kqs import __version__
+from kqs.cli.grouping import Group
 from kqs.process.descriptors import open_standard_descriptors
 
 #: command -> module that has it, under the command's own name or with `_command` at its end
@@ -51,7 +52,7 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported when they are needed, so that `kqs makerpc` starts at once."""
 
     def __init__(self, modules: Mapping[str, str], help: str, epilog: str) -> None:  # noqa: A002 - click's own name for it

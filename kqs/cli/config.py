@@ -9,9 +9,10 @@ import click
 import msgspec
 
 from kqs.cli.arguments import json_option
+from kqs.cli.grouping import Group
 
 
-@click.group("config")
+@click.group("config", cls=Group)
 def config_command() -> None:
     """Check and show the configuration of a server."""
 

@@ -10,6 +10,7 @@ import click
 
 from kqs.cli.arguments import AnyFunction, SecondsWithin, json_option
 from kqs.cli.ending import ended_in_order
+from kqs.cli.grouping import Group
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_WITHIN_S = 15.0
 
 
-@click.group("conformance")
+@click.group("conformance", cls=Group)
 def conformance_command() -> None:
     """Try a worker or a client of your own against a script that plays the server.
 

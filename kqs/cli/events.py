@@ -17,13 +17,22 @@ if TYPE_CHECKING:
 #: how long to wait before a server that stops is asked again, in s
 AGAIN_S = 0.5
 
+_WORDS = [word.value for word in Word]
+
 _decode = msgspec.json.Decoder().decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @click.command("events")
 @click.option("--type", "types", multiple=True, help="Only jobs of this type; may be repeated.")
-@click.option("--event", "words", multiple=True, type=click.Choice([word.value for word in Word]), help="Only this; as --type.")
+@click.option(
+    "--event",
+    "words",
+    metavar="EVENT",
+    multiple=True,
+    type=click.Choice(_WORDS),
+    help=f"Only this; may be repeated. {', '.join(_WORDS[:-1])} or {_WORDS[-1]}.",
+)
 @click.option("--follow", "-f", is_flag=True, help="When the server stops or is lost, wait for it and go on.")
 @json_option
 @server_option

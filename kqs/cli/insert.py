@@ -88,14 +88,17 @@ def _option(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def field_options(without: Collection[str] = ()) -> Callable[[AnyFunction], AnyFunction]:
-    """Give a command one option a field of `FIELDS`, each None unless given; but for some."""
+def field_options(without: Collection[str] = (), **helps: str) -> Callable[[AnyFunction], AnyFunction]:
+    """Give a command one option a field of `FIELDS`, each None unless given; but for some.
+
+    Args: helps: of fields, in the place of their own.
+    """
 
     def with_options(command: AnyFunction) -> AnyFunction:
         for name, (type_, help_) in reversed(FIELDS.items()):
             if name not in without:
                 metavar = "[BOOLEAN]" if isinstance(type_, YesOrNo) else None
-                command = click.option(_option(name), name, type=type_, help=help_, metavar=metavar)(command)
+                command = click.option(_option(name), name, type=type_, help=helps.get(name, help_), metavar=metavar)(command)
         return command
 
     return with_options

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from kqs.cli.arguments import ServerAddress, json_option
+from kqs.cli.grouping import Group
 from kqs.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def _readable(_ctx: click.Context, _param: click.Parameter, folder: Path) -> Pat
 _folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), callback=_readable)
 
 
-@click.group("journal")
+@click.group("journal", cls=Group)
 def journal_command() -> None:
     """Verify, show, repair or replay the journal in a folder."""
 

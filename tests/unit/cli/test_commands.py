@@ -3,8 +3,10 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from kqs.cli import COMMANDS, cli, run
@@ -21,6 +23,22 @@ TOO_LONG = "Invalid value for '--wait': expected a number of seconds above 0 and
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     assert f"Usage: kqs {name}" in capsys.readouterr().out
+
+
+def _pages(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            found = command.get_command(click.Context(command), name)
+            assert found is not None
+            yield from _pages(found, *path, name)
+
+
+@pytest.mark.parametrize("path", list(_pages(cli)), ids=" ".join)
+def test_help_fits_a_terminal_and_ends_what_it_begins(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    run([*path, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 or (line.endswith("...") and "Usage" not in line)] == []
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
