@@ -114,7 +114,7 @@ class Cron:
         try:
             parsed = CronSim(" ".join(_STEPS_OF_ONE.sub(r"\1", field) for field in fields), _EPOCH)
         except (CronSimError, ValueError, AssertionError) as error:
-            raise ValueError(f"five fields ({_FIELDS}); {_reason(error)}") from None
+            raise ValueError(_wanted(error)) from None
         self._zone = zone
         self._months = parsed.months
         self._is_meant: Callable[[date], bool] = parsed.match_day
@@ -306,8 +306,10 @@ def _days_of_change(zone: ZoneInfo, year: int) -> frozenset[date]:
     )
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, CronSimError) and str(error) else "it cannot be read"
+def _wanted(error: Exception) -> str:
+    """Return what an expression of five fields should be, by what cronsim says of one: `Bad minute`."""
+    field = str(error).removeprefix("Bad ").replace("-", " ") if isinstance(error, CronSimError) else ""
+    return f"a {field} that there is in the five fields ({_FIELDS})" if field else f"five fields ({_FIELDS})"
 
 
 @lru_cache(maxsize=1000)

@@ -14,6 +14,7 @@ from kqs.schedules.calendar import MAX_EVERY_S, MIN_EVERY_S, Calendar, Every, cr
 from kqs.store.ticks import NAME_RULE, Plan, Schedule
 from kqs.wire.clean import at_seconds
 from kqs.wire.replayed import replay_jobs
+from kqs.wire.strict import shown
 
 #: the longest job of a schedule, as JSON: those of all schedules are held in memory
 MAX_JOB_BYTES = 16 * 1024
@@ -56,7 +57,7 @@ def checked_plan(
     try:
         from_at = None if from_ is None else at_seconds(from_)
     except CallError:
-        raise CallError("from: expected an RFC 3339 time with its zone, or Unix seconds") from None
+        raise CallError(f"from: expected an RFC 3339 time with its zone, or Unix seconds, got {_got(from_)}") from None
     plan = Plan(job, cron, every, tz, from_at, catch_up, overlap)
     fault = _fault_of(name, plan)
     if fault is not None:
@@ -78,15 +79,17 @@ def calendar_of(schedule: Schedule) -> Calendar:
 def _fault_of(name: str, plan: Plan) -> str | None:
     """Return what is wrong with a schedule beside its job, as `field: what was expected`; None: nothing."""
     if not _NAME.match(name):
-        return f"name: expected {NAME_RULE}"
+        return f"name: expected {NAME_RULE}, got {_got(name)}"
     if (plan.cron is None) == (plan.every is None):
         return f"cron, every: expected one of them, got {'none' if plan.cron is None else 'both'}"
     if plan.from_at is not None and plan.every is None:
         return "from: expected every beside it, which counts from there"
     if plan.every is not None and not MIN_EVERY_S <= plan.every <= MAX_EVERY_S:
-        return f"every: expected a number of seconds from {MIN_EVERY_S:g} to {MAX_EVERY_S:.0f}"
+        return f"every: expected a number of seconds from {MIN_EVERY_S:g} to {MAX_EVERY_S:.0f}, got {_got(plan.every)}"
     if plan.from_at is not None and not 0 <= plan.from_at <= MAX_SECONDS:
-        return f"from: expected an RFC 3339 time with its zone, or Unix seconds from 0 to {MAX_SECONDS}"
+        return (
+            f"from: expected an RFC 3339 time with its zone, or Unix seconds from 0 to {MAX_SECONDS}, got {_got(plan.from_at)}"
+        )
     return _fault_of_calendar(plan)
 
 
@@ -96,9 +99,14 @@ def _fault_of_calendar(plan: Plan) -> str | None:
     try:
         zone_of(plan.tz)
     except ValueError as error:
-        return f"tz: expected {error}"
+        return f"tz: expected {error}, got {_got(plan.tz)}"
     try:
         cron(plan.cron, plan.tz)
     except ValueError as error:
-        return f"cron: expected {error}"
+        return f"cron: expected {error}, got {_got(plan.cron)}"
     return None
+
+
+def _got(value: object) -> str:
+    """Return what somebody gave, for a message."""
+    return shown(msgspec.json.encode(value))

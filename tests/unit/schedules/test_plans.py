@@ -27,8 +27,17 @@ def test_config_says_what_a_call_does() -> None:
     [
         ("x", a_config(), "[schedules.x] cron, every: expected one of them, got none"),
         ("x", a_config(every=0.0), "[schedules.x] every: expected a number of seconds from 0.1"),
-        ("x", a_config(cron="61 * * * *"), "[schedules.x] cron: expected five fields"),
-        ("x", a_config(cron="@daily", tz="Nowhere"), "[schedules.x] tz: expected the name of a time zone"),
+        ("x", a_config(cron="61 * * * *"), "[schedules.x] cron: expected a minute that there is"),
+        (
+            "x",
+            a_config(cron="1 2 3"),
+            "[schedules.x] cron: expected five fields (minute, hour, day of month, month and day of week),",
+        ),
+        (
+            "x",
+            a_config(cron="@daily", tz="Nowhere"),
+            '[schedules.x] tz: expected the name of a time zone of the IANA, as Europe/Berlin, got "Nowhere"',
+        ),
         ("x y", a_config(every=5.0), "[schedules.x y] name: expected 1 to 100"),
         ("x", a_config('{"type":"a","id":"b"}', every=5.0), "[schedules.x] id: a schedule's job has none"),
     ],
