@@ -11,17 +11,21 @@ import click
 import msgspec
 
 from kqs.options import MAX_SECONDS
+from kqs.words.printable import shortened
 
 if TYPE_CHECKING:
     from kqs.client import Address
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
+#: of an object, an array and a string
+_BEGINNINGS = ("{", "[", '"')
+
 
 def as_json(text: str) -> bytes:
     """Return `text` as one line of JSON: JSON as it stands, JSON5 translated, anything else as a string.
 
-    Raises: click.UsageError: it has a value that JSON cannot express.
+    Raises: click.UsageError: it has a value that JSON cannot express, or begins as JSON and is none: a slip, and no text.
     """
     try:
         raw = text.encode()
@@ -47,6 +51,8 @@ def _from_json5(text: str) -> bytes:
     try:
         value = json5.loads(text)
     except ValueError:
+        if text.lstrip().startswith(_BEGINNINGS):
+            raise click.UsageError(f"expected JSON or JSON5, got {shortened(text)}; in quotes it is a string") from None
         value = text
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

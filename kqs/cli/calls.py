@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def call_command(name: str, json: str | None, timeout_s: float | None, as_lines: bool, server: Address) -> None:
     """Call NAME with an argument and print the result.
 
-    JSON may be JSON5 ({type:"ping"}); what is neither is sent as a string. `kqs call help` lists the calls.
+    JSON may be JSON5 ({type:"ping"}); other text is sent as a string, unless it begins as JSON does. `kqs call help` lists
+    the calls.
     """
     from kqs.cli.connection import call
     from kqs.cli.output import print_line, print_pretty

@@ -135,7 +135,7 @@ def insert_command(
 ) -> int:
     """Insert a job of TYPE with JSON as its data, and print its id; with --wait, wait for its end and print its result.
 
-    JSON may be JSON5 ({a:1}); what is neither is sent as a string.
+    JSON may be JSON5 ({a:1}); other text is sent as a string, unless it begins as JSON does.
 
     With --file, each line is a job; TYPE and options hold for the lines that do not say otherwise. Each job gets an id made
     of the file's content, its line and --run, so that the same command can be repeated after an interruption: what is in

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,13 +28,20 @@ from kqs.client import Address
         ('"a"', b'"a"'),
         ("hello", b'"hello"'),
         ("two words", b'"two words"'),
-        ("{half", b'"{half"'),
+        ("half}", b'"half}"'),
+        ('say "hello"', b'"say \\"hello\\""'),
         ("", b'""'),
         ("ä", '"ä"'.encode()),
     ],
 )
 def test_json_and_json5_and_text_are_sent(text: str, sent: bytes) -> None:
     assert as_json(text) == sent
+
+
+@pytest.mark.parametrize("text", ["{a:1", '{"a":1}}', " [1,2", '"half', '{"a":1} {"b":2}', "{a b}"])
+def test_what_begins_as_json_and_is_none_is_a_slip(text: str) -> None:
+    with pytest.raises(click.UsageError, match=re.escape(f"expected JSON or JSON5, got {text}; in quotes it is a string")):
+        as_json(text)
 
 
 def test_argument_is_always_one_line() -> None:
