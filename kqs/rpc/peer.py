@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from kqs.errors import ERROR_CODES, CallError, JournalError, KqsError
+from kqs.errors import ERROR_CODES, CallError, JournalError, KqsError, StoreCorruptError
 from kqs.journal.format import Record
 from kqs.log import get_logger
 from kqs.rpc.answers import LITTLE_BYTES
@@ -220,6 +220,8 @@ def translate(error: Exception) -> tuple[str, str]:
     """
     if isinstance(error, CallError):
         return error.call_code, str(error)
+    if isinstance(error, StoreCorruptError):  # whoever meets it first stops the node, and says why in the log
+        return "draining", "the server is stopping: it cannot go on with its store"
     if isinstance(error, KqsError) and error.code != "internal":
         return error.code, ERROR_CODES[error.code]
     fault = secrets.token_hex(8)

@@ -352,6 +352,43 @@ def test_a_flush_that_fails_ends_the_server_in_one_line_and_a_restart_goes_on(tm
         assert lost(server, ids) == []
 
 
+IN_DOUBT: dict[str, object] = {
+    "suspend": "other",
+    "limit": {"type": "later", "rate": 5},
+    "configure": {"type": "later", "options": {"ttr": 5}},
+    "schedule": {"name": "hourly", "every": 3600, "job": {"type": "later"}},
+    "subscribe": {"type": "a", "subscriber": "b"},
+    "cancel": {"type": "later"},
+    "job": "nobody",
+    "jobs": {},
+    "types": None,
+    "stats": None,
+    "health": None,
+}
+
+
+def refusal(peer: Peer) -> str:
+    """Return the code of the next answer, which is an error."""
+    with pytest.raises(RefusedError) as refused:
+        peer.receive()
+    return refused.value.code
+
+
+@pytest.mark.parametrize("name", IN_DOUBT)
+def test_a_call_that_meets_a_store_in_doubt_is_told_of_the_stop_and_leaves_no_trace(
+    name: str, tmp_path: Path, failing: dict[str, str]
+) -> None:
+    with serving(tmp_path, **failing) as server, peer_of(server) as peer:
+        (tmp_path / "fault").write_text("SQLITE_IOERR_FSYNC")
+        peer.send("suspend", "later")  # its commit fails, or one that was under way
+        peer.send(name, IN_DOUBT[name])
+        assert sorted(refusal(peer) for _ in range(2)) in (["busy", "draining"], ["draining", "draining"])
+        assert server.process.wait(WITHIN_S) == 74
+        told = server.log.read_text()
+        assert "Traceback" not in told
+        assert told.count("stopping, for an I/O error left a commit of the store in doubt") == 1
+
+
 def test_a_write_that_fails_after_a_repeated_insert_passes(tmp_path: Path, failing: dict[str, str]) -> None:
     with serving(tmp_path, **failing, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
         for _ in range(2):
