@@ -17,9 +17,12 @@ TOLD_EVERY_S = 60.0
 class Trouble:
     """One kind of trouble of one part. Call from one thread."""
 
-    def __init__(self, log: Any, what: str, over: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Args: log: a structlog logger. what, over: what is told while it lasts, and when it does no more."""
+    def __init__(
+        self, log: Any, what: str, over: str, monotonic: Callable[[], float] = time.monotonic, *, is_error: bool = False
+    ) -> None:
+        """Args: log: a structlog logger. what, over: told while it lasts, and once it is over. is_error: no mere warning."""
         self._log = log
+        self._tell = log.error if is_error else log.warning
         self._what = what
         self._over = over
         self._monotonic = monotonic
@@ -41,7 +44,7 @@ class Trouble:
             if self._count > 1:
                 details |= {"times": self._count, "for_s": round(now - self._began_at)}
             self._is_told = True
-            self._log.warning(self._what, **details)
+            self._tell(self._what, **details)
 
     def over(self, **details: Any) -> bool:
         """Take in that what was tried has worked; return whether that is told. Costs nothing while there is no trouble."""

@@ -79,6 +79,10 @@ class Acceptance:
         self.space = SpaceGauge(min_free_bytes)
         self._failure = ""
         self._pauses = Pauses(self.REOPEN_FIRST_S, self.REOPEN_LAST_S)
+        self._failing = Trouble(_log, "journal failed", "journal works again", monotonic, is_error=True)
+        self._no_space = Trouble(
+            _log, "journal refuses new jobs: the disk is nearly full", "journal accepts jobs again", monotonic, is_error=True
+        )
         self._no_segment = Trouble(
             _log, "journal cannot begin a new segment, trying again", "journal has a new segment", monotonic
         )
@@ -96,7 +100,7 @@ class Acceptance:
         """Take in that an attempt at the disk failed; return what those hear whose records are not kept."""
         self.failures += 1
         self._failure = _told(error)
-        _log.error("journal failed", segment=segment, records=records, error=self._failure)
+        self._failing.met(segment=segment, records=records, error=self._failure)
         self.take(Event.FAILED)
         return self._lost()
 
@@ -125,7 +129,7 @@ class Acceptance:
         """Take in that there is a new segment."""
         if self.take(Event.REOPENED):
             self._no_segment.over()
-            _log.info("journal works again", segment=segment)
+            self._failing.over(segment=segment)
 
     def measure(self, free: Free, backlog_bytes: int, owed_bytes: int) -> None:
         """Take in how much space is free. A measurement that failed says nothing."""
@@ -134,13 +138,11 @@ class Acceptance:
             return
         self._unmeasured.over()
         self.space.update(free, backlog_bytes, owed_bytes)
-        if not self.take(Event.LOW if self.space.is_low else Event.ENOUGH):
-            return
-        if self.space.is_low:
-            needed = self.space.needed_bytes
-            _log.error("journal refuses new jobs: the disk is nearly full", free_bytes=free, needed_bytes=needed)
-        else:
-            _log.info("journal accepts jobs again", free_bytes=free)
+        self.take(Event.LOW if self.space.is_low else Event.ENOUGH)
+        if self.condition is Condition.NO_SPACE:
+            self._no_space.met(free_bytes=free, needed_bytes=self.space.needed_bytes)
+        elif self.condition is Condition.OPEN:
+            self._no_space.over(free_bytes=free)
 
     def refusal(self) -> JournalError:
         """Return what a new record is refused with."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ import kqs.queue.timetable
 from kqs.broker.memory import MemoryBroker
 from kqs.errors import StoreUnavailableError
 from kqs.job import Entry
+from kqs.journal.condition import Acceptance, Event
+from kqs.trouble import TOLD_EVERY_S
+from tests.support.clock import FakeClock
 from tests.support.feeding import Feeding, caught_up
 from tests.support.files import FaultyFiles, MemoryFiles
 from tests.support.jobs import an_accepted
@@ -206,3 +210,43 @@ async def test_the_journal_tells_once_that_it_can_begin_no_segment(monkeypatch: 
             await until_accepting(journal)
     await journal.stop()
     assert told(said, lines) == lines
+
+
+async def test_a_journal_that_fails_and_works_in_turns_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["journal failed", "journal works again"]
+    monkeypatch.setattr("kqs.journal.condition.Acceptance.REOPEN_FIRST_S", 0.001)
+    files, writes = FaultyFiles(MemoryFiles()), itertools.count()
+    journal = a_journal(files)
+    await journal.start()
+
+    def refuse_some(_index: int, name: str) -> OSError | None:
+        return OSError(errno.EIO, "gone") if name == "write" and next(writes) % 4 == 0 else None
+
+    files.plan = refuse_some
+    with structlog.testing.capture_logs() as said:
+        async with asyncio.timeout(20):
+            while journal.stats()["failures"] < TIMES:
+                await until_accepting(journal)
+                journal.append(a_record())
+                await all_settled(journal)
+            files.plan = lambda _index, _name: None
+            await until_accepting(journal)
+    await journal.stop()
+    assert told(said, lines) == lines
+
+
+def test_a_disk_that_is_full_now_and_then_is_told_of_once_a_minute() -> None:
+    lines = ["journal refuses new jobs: the disk is nearly full", "journal accepts jobs again"]
+    clock = FakeClock()
+    acceptance = Acceptance(100 << 20, clock.monotonic)
+    acceptance.take(Event.STARTED)
+    with structlog.testing.capture_logs() as said:
+        for _ in range(TIMES):
+            for free in (1 << 20, 1 << 30):
+                clock.advance(1)
+                acceptance.measure(free, 0, 0)
+        assert told(said, lines) == lines
+        for _ in range(int(TOLD_EVERY_S)):
+            clock.advance(1)
+            acceptance.measure(1 << 20, 0, 0)
+    assert told(said, lines) == [*lines, lines[0]]
