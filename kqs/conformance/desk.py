@@ -12,9 +12,9 @@ import msgspec
 
 from kqs.conformance import speech
 from kqs.errors import ERROR_CODES, CallError
+from kqs.rpc.parameters import ReserveQuery, WithdrawQuery, WorkQuery
 from kqs.rpc.parsing import parse
 from kqs.rpc.reports import FINISHES, RELEASES, TOUCHES, Finish, Release, Touch
-from kqs.rpc.working import ReserveQuery, WithdrawQuery, WorkQuery
 from kqs.wire import steps
 from kqs.wire.call import BadLine, Call
 from kqs.wire.lines import DEFAULT_LINE_BYTES

@@ -1,4 +1,8 @@
-"""The arguments of the calls that are not on the hot path, as structs. How they are read is in kqs.rpc.parsing."""
+"""The arguments of calls, as structs. How they are read is in kqs.rpc.parsing.
+
+Of some a call has many, which are read elsewhere: jobs in kqs.wire.jobs and kqs.rpc.batches, what is said of runs in
+kqs.rpc.reports.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +18,43 @@ from kqs.options import (
     MAX_SECONDS,
     MAX_TYPE_BYTES,
     MAX_WAIT_S,
+    TYPE_RULE,
+    WORKER_NAME_RULE,
     CatchUp,
     Overlap,
     is_type,
+    is_worker_name,
 )
+from kqs.queue.events import Word
 from kqs.rpc.parsing import Parameters
 from kqs.schedules.calendar import MAX_CRON_CHARACTERS
 from kqs.states import STATES_BY_WORD, WAITING, State
 from kqs.store.ticks import MAX_NAME_CHARACTERS
-from kqs.wire.runs import MAX_TYPES
+from kqs.wire.runs import MAX_ROOM, MAX_RUNS, MAX_TYPES
 
 #: Ids that one call names; and the longest argument that names so many, or types, in bytes, with what stands beside them.
 MAX_IDS = 1000
-TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
+_TYPES_BYTES = MAX_TYPES * MAX_TYPE_BYTES * 4 // 3
 _FILTER_BYTES = MAX_IDS * MAX_ID_CHARACTERS * 4 // 3
+#: who gives no name is recorded as this
+_NAMELESS = "remote"
 
 
 def _type(name: str | None) -> None:
     if name and not is_type(name):
         raise ValueError("no job can be of this type")
+
+
+def _types(names: list[str] | None) -> None:
+    """Raises: ValueError: one of them is no type."""
+    if not all(map(is_type, names or ())):
+        raise ValueError(f"expected {TYPE_RULE}")
+
+
+def _worker(name: str) -> None:
+    """Raises: ValueError: no worker can be called so."""
+    if name and not is_worker_name(name):
+        raise ValueError(f"expected {WORKER_NAME_RULE}")
 
 
 #: what names a type, a resource, a group; the rest of the rule, for one that may be, is `_type`
@@ -281,6 +303,65 @@ class PurgeQuery(Parameters, frozen=True, kw_only=True):
     def filter(self) -> Filter:
         """Return the filter."""
         return Filter(type=self.type, states=WAITING, match=self.regex)
+
+
+class JobsWanted(Parameters, frozen=True, kw_only=True):
+    """What `reserve` and `work` are both told."""
+
+    MAX_BYTES = _TYPES_BYTES
+    RULES: ClassVar = {"types": _types, "worker": _worker}
+
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)]
+    worker: Annotated[str, Meta(min_length=1)] = ""
+    hold: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return whom runs are recorded as in the hands of."""
+        return self.worker or _NAMELESS
+
+    def check(self) -> None:
+        """See Parameters."""
+        if self.hold and not self.worker:
+            raise ValueError("hold: needs the name of a worker")
+
+
+class ReserveQuery(JobsWanted, frozen=True, kw_only=True):
+    """Argument of `reserve`."""
+
+    count: Annotated[int, Meta(ge=1, le=MAX_RUNS)] = 1
+    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
+
+
+class WorkQuery(JobsWanted, frozen=True, kw_only=True):
+    """Argument of `work`. room: 0: it asks for nothing, and needs no types."""
+
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] = msgspec.field(default_factory=list)
+    room: Annotated[int, Meta(ge=0, le=MAX_ROOM)] = 1
+
+    def check(self) -> None:
+        """See Parameters."""
+        super().check()
+        if self.room and not self.types:
+            raise ValueError("types: needed unless room is 0")
+
+
+class WithdrawQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `withdraw`. call: the id of a standing call of this connection."""
+
+    call: str | int | float
+
+
+class EventsQuery(Parameters, frozen=True, kw_only=True):
+    """Argument of `events`. types, events: only these; None: all."""
+
+    MAX_BYTES = _TYPES_BYTES
+    RULES: ClassVar = {"types": _types}
+
+    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] | None = None
+    events: (
+        Annotated[list[Word], Meta(min_length=1, extra_json_schema={"expected": f"a list of some of {', '.join(Word)}"})] | None
+    ) = None
 
 
 class TypesQuery(Parameters, frozen=True, kw_only=True):

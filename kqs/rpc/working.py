@@ -8,90 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw
+from msgspec import UNSET, Raw
 
 from kqs.errors import CallError
-from kqs.options import MAX_WAIT_S, TYPE_RULE, WORKER_NAME_RULE, is_type, is_worker_name
 from kqs.remote import OpenRun
-from kqs.rpc.parameters import TYPES_BYTES
-from kqs.rpc.parsing import Parameters, parse
+from kqs.rpc.parameters import ReserveQuery, WithdrawQuery, WorkQuery
+from kqs.rpc.parsing import parse
 from kqs.rpc.peer import Peer
 from kqs.rpc.standing import MAX_STANDING
 from kqs.wire.call import NULL, Call, detached
-from kqs.wire.runs import MAX_ROOM, MAX_RUNS, MAX_TYPES, GivenRun
+from kqs.wire.runs import GivenRun
 
 #: a `reserve` that does not wait is answered so late, in s, if nothing comes: a job that was just inserted is on its way
 LEAST_WAIT_S = 0.05
-#: who gives no name is recorded as this
-NAMELESS = "remote"
 #: intermediate answers of `work` are cut where their data exceeds this
 _EVENT_BYTES = 256 * 1024
 _NOTHING = Raw(b"[]")
 _TRUE = Raw(b"true")
 
 _encode = msgspec.json.Encoder().encode
-
-
-def check_types(names: list[str] | None) -> None:
-    """Raises: ValueError: one of them is no type."""
-    if not all(map(is_type, names or ())):
-        raise ValueError(f"expected {TYPE_RULE}")
-
-
-def _check_worker(name: str) -> None:
-    """Raises: ValueError: no worker can be called so."""
-    if name and not is_worker_name(name):
-        raise ValueError(f"expected {WORKER_NAME_RULE}")
-
-
-class JobsWanted(Parameters, frozen=True, kw_only=True):
-    """What `reserve` and `work` are both told."""
-
-    MAX_BYTES = TYPES_BYTES
-    RULES: ClassVar = {"types": check_types, "worker": _check_worker}
-
-    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)]
-    worker: Annotated[str, Meta(min_length=1)] = ""
-    hold: bool = False
-
-    @property
-    def name(self) -> str:
-        """Return whom runs are recorded as in the hands of."""
-        return self.worker or NAMELESS
-
-    def check(self) -> None:
-        """See Parameters."""
-        if self.hold and not self.worker:
-            raise ValueError("hold: needs the name of a worker")
-
-
-class ReserveQuery(JobsWanted, frozen=True, kw_only=True):
-    """Argument of `reserve`."""
-
-    count: Annotated[int, Meta(ge=1, le=MAX_RUNS)] = 1
-    wait: Annotated[float, Meta(ge=0, le=MAX_WAIT_S)] = 0.0
-
-
-class WorkQuery(JobsWanted, frozen=True, kw_only=True):
-    """Argument of `work`. room: 0: it asks for nothing, and needs no types."""
-
-    types: Annotated[list[str], Meta(min_length=1, max_length=MAX_TYPES)] = msgspec.field(default_factory=list)
-    room: Annotated[int, Meta(ge=0, le=MAX_ROOM)] = 1
-
-    def check(self) -> None:
-        """See Parameters."""
-        super().check()
-        if self.room and not self.types:
-            raise ValueError("types: needed unless room is 0")
-
-
-class WithdrawQuery(Parameters, frozen=True, kw_only=True):
-    """Argument of `withdraw`. call: the id of a standing call of this connection."""
-
-    call: str | int | float
 
 
 def _view(run: OpenRun) -> GivenRun:
