@@ -261,13 +261,7 @@ def _make_broker(config: Config, cascade: Cascade, supervisor: Supervisor) -> Br
     from kqs.broker.beanstalkd import BeanstalkdBroker  # a tenth of the modules, which other servers need not wait for
 
     return BeanstalkdBroker(
-        supervisor,
-        section.servers,
-        section.max_entries,
-        section.max_server_entries,
-        config.server.namespace,
-        lambda type_, options: _ttr_s(cascade, type_, options),
-        section.body_bytes,
+        supervisor, section, config.server.namespace, lambda type_, options: _ttr_s(cascade, type_, options)
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from kqs.broker.beanstalkd import BeanstalkdBroker
 from kqs.broker.beanstalkd import broker as broker_module
+from kqs.config import BrokerSection
 from tests.contract.broker_contract import BrokerContract
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd
 from tests.support.beanstalkd_brokers import WITHIN_S, wait_for_answers
@@ -33,7 +34,8 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def broker(store: ReadyJobs, servers: list[Beanstalkd]) -> AsyncIterator[BeanstalkdBroker]:
-    broker = BeanstalkdBroker(StrictSupervisor(), [server.address for server in servers], max_entries=2000)
+    settings = BrokerSection(servers=[server.address for server in servers], max_entries=2000)
+    broker = BeanstalkdBroker(StrictSupervisor(), settings)
     await broker.start(store.refill, store.waiting)
     yield broker
     await broker.close()
@@ -42,4 +44,4 @@ async def broker(store: ReadyJobs, servers: list[Beanstalkd]) -> AsyncIterator[B
 @pytest.mark.slow
 class TestBeanstalkdBroker(BrokerContract):
     async def test_close_tolerates_never_started(self) -> None:
-        await BeanstalkdBroker(StrictSupervisor(), ["127.0.0.1:1"]).close()
+        await BeanstalkdBroker(StrictSupervisor(), BrokerSection(servers=["127.0.0.1:1"])).close()

@@ -12,6 +12,7 @@ import pytest
 
 from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
 from kqs.broker.beanstalkd import broker as broker_module
+from kqs.config import BrokerSection
 from kqs.job import Entry
 from tests.support import fault_proxy
 from tests.support.beanstalkd import Beanstalkd, running_beanstalkd, signal
@@ -401,7 +402,8 @@ async def test_connections_that_lead_to_different_servers_are_refused(proxy: Fau
 
 async def test_a_server_that_is_full_of_others_jobs_is_given_none(beanstalkd: Beanstalkd, store: ReadyJobs) -> None:
     beanstalkd.talk(b"put 0 0 60 0\r\n\r\n" * 5)
-    broker = BeanstalkdBroker(StrictSupervisor(), [beanstalkd.address], max_server_entries=5)
+    settings = BrokerSection(servers=[beanstalkd.address], max_server_entries=5)
+    broker = BeanstalkdBroker(StrictSupervisor(), settings)
     await broker.start(store.refill, store.waiting, "store")
     await put(broker, store, range(5))
     assert broker.backlog("mail")

@@ -10,6 +10,7 @@ import pytest
 
 from kqs.broker.beanstalkd import BeanstalkdBroker, link, pool, server
 from kqs.broker.beanstalkd import broker as broker_module
+from kqs.config import BrokerSection
 from kqs.job import Entry
 from tests.support.ready_jobs import ReadyJobs, an_entry
 from tests.support.supervising import StrictSupervisor
@@ -36,7 +37,8 @@ async def broker_on(
     namespace: str = "",
     supervisor: StrictSupervisor | None = None,
 ) -> AsyncIterator[BeanstalkdBroker]:
-    broker = BeanstalkdBroker(supervisor or StrictSupervisor(), addresses, max_entries=max_entries, namespace=namespace)
+    settings = BrokerSection(servers=[*addresses], max_entries=max_entries)
+    broker = BeanstalkdBroker(supervisor or StrictSupervisor(), settings, namespace)
     await broker.start(store.refill, store.waiting, store_id)
     try:
         yield broker

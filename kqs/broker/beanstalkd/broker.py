@@ -27,6 +27,7 @@ from kqs.broker.beanstalkd.pool import Pool
 from kqs.broker.beanstalkd.supply import Supply, by_type
 from kqs.broker.turns import Turns
 from kqs.broker.waiters import Waiters
+from kqs.config import BrokerSection
 from kqs.job import Entry
 from kqs.supervisor import Supervisor
 
@@ -46,32 +47,22 @@ class BeanstalkdBroker:
     def __init__(
         self,
         supervisor: Supervisor,
-        servers: Sequence[str],
-        max_entries: int = 10_000,
-        max_server_entries: int = 200_000,
+        settings: BrokerSection,
         namespace: str = "",
         ttr_of: Callable[[str, bytes | None], float] = lambda type_, options: 30.0,
-        body_bytes: int = 1024,
     ) -> None:
         """Args:
 
-        servers: HOST:PORT or unix:PATH, at least one.
-        max_entries: ready jobs of one type on the servers; the rest wait in the store.
-        max_server_entries: ready jobs of all types on one server.
         namespace: stands in the names of tubes.
         ttr_of: the ttr in s of jobs of a type, with a job's own options or None, so that an operator sees it.
-        body_bytes: most bytes of a job's data that an operator sees.
         """
-        assert servers
         self._supervisor = supervisor
-        self._servers = servers
-        self._max_entries = max_entries
-        self._max_server_entries = max_server_entries
+        self._settings = settings
         self._namespace = namespace
         self._ttr_of = ttr_of
-        self.body_bytes: int | None = body_bytes
+        self.body_bytes: int | None = settings.body_bytes
         self._turns = Turns()
-        self._hand = Hand(sorts=len(servers) > 1)
+        self._hand = Hand(sorts=len(settings.servers) > 1)
         self._asked: dict[str, float] = {}  # types, and until when they count as wanted
         self._waiters = Waiters()
         self._tick_task: asyncio.Task[None] | None = None
@@ -83,8 +74,9 @@ class BeanstalkdBroker:
         """Begin; servers that are away join when they are back."""
         self._loop = asyncio.get_running_loop()
         bodies = Bodies(store_id, self._ttr_of)
-        self._pool = Pool(self._servers, self._namespace, self._max_server_entries, bodies, self, self._supervisor)
-        self._supply = Supply(self._pool, self._max_entries, lambda type_: self._waiters.wake((type_,)), self._supervisor)
+        self._pool = Pool(self._settings, self._namespace, bodies, self, self._supervisor)
+        max_entries = self._settings.max_entries
+        self._supply = Supply(self._pool, max_entries, lambda type_: self._waiters.wake((type_,)), self._supervisor)
         try:
             await self._pool.start()
         except BaseException:

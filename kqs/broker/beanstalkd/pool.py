@@ -12,6 +12,7 @@ from kqs.broker.beanstalkd.body import Bodies
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.server import Server
 from kqs.broker.beanstalkd.session import Handle
+from kqs.config import BrokerSection
 from kqs.job import Entry
 from kqs.supervisor import Supervisor
 
@@ -23,17 +24,10 @@ class Pool:
     """See the module docstring. Call from the loop thread."""
 
     def __init__(
-        self,
-        addresses: Sequence[str],
-        namespace: str,
-        max_jobs: int,
-        bodies: Bodies,
-        listener: Listener,
-        supervisor: Supervisor,
+        self, settings: BrokerSection, namespace: str, bodies: Bodies, listener: Listener, supervisor: Supervisor
     ) -> None:
-        """Args: max_jobs: how many ready jobs each server may hold."""
         self._servers = [
-            Server(address, namespace, max_jobs, bodies, listener, supervisor) for address in dict.fromkeys(addresses)
+            Server(address, settings, namespace, bodies, listener, supervisor) for address in dict.fromkeys(settings.servers)
         ]
         self._supervisor = supervisor
         self._loop = asyncio.get_running_loop()

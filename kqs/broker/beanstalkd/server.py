@@ -18,6 +18,7 @@ from kqs.broker.beanstalkd.link import Link, LinkLostError
 from kqs.broker.beanstalkd.listener import Listener
 from kqs.broker.beanstalkd.session import Handle, Session, send
 from kqs.broker.beanstalkd.trio import Trio
+from kqs.config import BrokerSection
 from kqs.job import Entry
 from kqs.log import get_logger
 from kqs.pauses import Pauses
@@ -44,16 +45,22 @@ class Server:
     """See the module docstring. `run` is the body of its task."""
 
     def __init__(
-        self, address: str, namespace: str, max_jobs: int, bodies: Bodies, listener: Listener, supervisor: Supervisor
+        self,
+        address: str,
+        settings: BrokerSection,
+        namespace: str,
+        bodies: Bodies,
+        listener: Listener,
+        supervisor: Supervisor,
     ) -> None:
-        """Args: address: HOST:PORT or unix:PATH. max_jobs: how many ready jobs it may hold."""
+        """Args: address: HOST:PORT or unix:PATH."""
         self._loop = asyncio.get_running_loop()
         self._books = Books(address, namespace, self._loop.time)
         self._availability = self._books.availability
         self.address = address
         self.shelves = self._books.shelves
         self.instance = ""
-        self._max_jobs = max_jobs
+        self._settings = settings
         self._bodies = bodies
         self._listener = listener
         self._supervisor = supervisor
@@ -179,7 +186,7 @@ class Server:
             self._availability.takes_puts
             and self._session is not None
             and self._session.has_room
-            and self._ready_count < self._max_jobs
+            and self._ready_count < self._settings.max_server_entries
         )
 
     def put(self, type_: str, entries: Sequence[Entry]) -> None:
