@@ -26,7 +26,6 @@ from kqs.journal.passing import PassingFiles
 from kqs.journal.recovery import TORN, kept_aside, recover
 from kqs.journal.scan import Found
 from kqs.journal.segment import Segment
-from kqs.journal.space import LEAST_FREE_BYTES
 from kqs.journal.writer import Writer
 from kqs.log import get_logger
 from kqs.reasons import reason_with_file
@@ -245,9 +244,7 @@ class Journal:
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        found, self._writer, segment = recover(
-            files, directory, self._settings.segment_bytes, max(self._settings.min_free_bytes, LEAST_FREE_BYTES)
-        )
+        found, self._writer, segment = recover(files, self._settings)
         return found, segment, measured(files, directory), kept_aside(files, directory, TORN)
 
     def _let_go(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kqs.config import JournalSection
 from kqs.errors import JournalError
 from kqs.journal import checkpoint
 from kqs.journal.files import Files, opened, read_all, write_whole
@@ -34,15 +35,16 @@ def mend(files: Files, directory: Path, found: Found) -> None:
     _forget_old_torn(files, directory)
 
 
-def recover(files: Files, directory: Path, segment_bytes: int, spare_bytes: int = 0) -> tuple[Found, Writer, Segment]:
+def recover(files: Files, settings: JournalSection) -> tuple[Found, Writer, Segment]:
     """Scan, mend, open a new segment, in which the last batch is flushed again, and take the next checkpoint's space.
 
     Raises: what `scan` raises; then nothing was touched. OSError: the next start begins anew.
     """
+    directory = settings.dir
     found = scan(files, directory)
     use_reserve(files, directory)
     mend(files, directory, found)
-    writer = Writer(files, directory, segment_bytes, spare_bytes)
+    writer = Writer(files, settings)
     segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame, found.next_seq)
     checkpoint.keep_spare(files, directory)
     return found, writer, segment

@@ -15,11 +15,16 @@ _TAKES = 3
 LEAST_FREE_BYTES = 2 * 1024 * 1024
 
 
+def kept_free_bytes(min_free_bytes: int) -> int:
+    """Return how much stays free where `min_free_bytes` are to: at least the least."""
+    return max(min_free_bytes, LEAST_FREE_BYTES)
+
+
 class SpaceGauge:
-    """Call from one thread. min_free_bytes: what must stay free when the whole backlog has been stored, at least the least."""
+    """Call from one thread. min_free_bytes: what is to stay free when the whole backlog has been stored."""
 
     def __init__(self, min_free_bytes: int) -> None:
-        self._min_free_bytes = max(min_free_bytes, LEAST_FREE_BYTES)
+        self._min_free_bytes = kept_free_bytes(min_free_bytes)
         self.free_bytes = -1
         #: with fewer free, records are refused; while they are, from so many free on they no longer are
         self.needed_bytes = self._min_free_bytes

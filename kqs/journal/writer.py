@@ -11,10 +11,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
+from kqs.config import JournalSection
 from kqs.errors import JournalError
 from kqs.journal.files import Files, Identity, opened, write_all
 from kqs.journal.format import (
@@ -29,6 +29,7 @@ from kqs.journal.format import (
 )
 from kqs.journal.reader import Frame
 from kqs.journal.segment import Segment, create_segment, read_header, segment_number
+from kqs.journal.space import kept_free_bytes
 
 _NO_SEGMENT = bytes(16)
 
@@ -46,19 +47,17 @@ class Flushed(msgspec.Struct, frozen=True, gc=False):
 class Writer:
     """Owns the segment that is being written. See the module docstring."""
 
-    def __init__(self, files: Files, directory: Path, segment_bytes: int, spare_bytes: int = 0) -> None:
-        """Args: spare_bytes: what a segment leaves free of its disk, if need be by being shorter than `segment_bytes`."""
+    def __init__(self, files: Files, settings: JournalSection) -> None:
         self._files = files
-        self._directory = directory
-        self._segment_bytes = segment_bytes
-        self._spare_bytes = spare_bytes
-        self._capacity = segment_bytes
+        self._directory = settings.dir
+        self._settings = settings
+        self._capacity = settings.segment_bytes
         self._handle: int | None = None
         self._header: SegmentHeader | None = None
         self._salt = 0
         self._end = 0
         self._seq = 0
-        self._path = directory
+        self._path = settings.dir
         self._identity: Identity | None = None
         self._name: str | None = None
         self._length = 0  # that the current segment's file has at least
@@ -216,11 +215,12 @@ class Writer:
 
     def _affordable(self) -> int:
         """Return how long a segment may be without taking the disk's last room."""
+        longest = self._settings.segment_bytes
         try:
             free = self._files.free_bytes(self._directory)
         except OSError:
-            return self._segment_bytes
-        return min(self._segment_bytes, max(_SHORTEST_BYTES, free - self._spare_bytes))
+            return longest
+        return min(longest, max(_SHORTEST_BYTES, free - kept_free_bytes(self._settings.min_free_bytes)))
 
     def _let_go(self, handle: int) -> None:
         """Close without flushing: a second flush could succeed after the kernel dropped the pages."""

@@ -24,7 +24,7 @@ from kqs.journal.scan import scan
 from kqs.journal.survey import verify
 from tests.support.files import Disk as Power
 from tests.support.files import MemoryFiles, PowerLossFiles
-from tests.support.journal import DIR, a_disk_with, a_journal, a_record, appended, records_in
+from tests.support.journal import DIR, a_disk_with, a_journal, a_record, a_section, appended, records_in
 
 BATCH_BYTES = FRAME_BYTES + RECORD_BYTES + 1
 SEGMENTS = 4
@@ -121,7 +121,7 @@ def check(names: Names, wanted: set[int], own: Names) -> None:
     seqs = [record.seq for record in records]
     assert seqs == sorted(set(seqs))
     assert wanted - set(range(found.checkpoint_seq or 0)) <= set(seqs)
-    recover(files, DIR, 4096)
+    recover(files, a_section())
     again = scan(files, DIR)
     assert again.next_seq >= found.next_seq
     assert wanted - set(range(found.checkpoint_seq or 0)) <= {record.seq for record in records_in(files, again)}
@@ -212,10 +212,10 @@ async def test_a_segment_of_another_journal(seq: int | None) -> None:
 async def test_a_segment_of_a_copy_of_this_journal_that_went_on_elsewhere() -> None:
     own = await a_folder()
     files = MemoryFiles(own)
-    recover(files, DIR, 4096)
+    recover(files, a_section())
     forked = files.data(segment(SEGMENTS + 1))
     other = MemoryFiles(own)
-    recover(other, DIR, 4096)
+    recover(other, a_section())
     ours = {path: data for path, data in other.snapshot().items() if path.suffix == ".kqj"}
     for place in (1, 3, SEGMENTS + 1, SEGMENTS + 2, 9):
         names = {**ours, segment(place): forked}

@@ -156,7 +156,7 @@ def records_in(files: Any, found: Found) -> list[Record]:
 
 def recovered(files: Any, segment_bytes: int = 4096) -> list[Record]:
     """Recover what is on `files`, as a start would, and return every record of it."""
-    recover(files, DIR, segment_bytes)
+    recover(files, a_section(segment_bytes=segment_bytes))
     return records_in(files, scan(files, DIR))
 
 
