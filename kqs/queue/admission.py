@@ -94,10 +94,8 @@ class Admission:
             self.limits.take_elsewhere(consumer.types, 1)
 
     def shown(self, type_: str) -> dict[str, int]:
-        """Return how a type is taken: its share of turns beside others, and how many jobs of a group run, if that is set."""
-        taking = self._taking.get(type_, _AS_OTHERS)
-        of_groups = {"group_max_running": taking.group_max_running} if taking.group_max_running else {}
-        return {"weight": taking.weight} | of_groups
+        """Return how a type is taken: its share of turns beside others."""
+        return {"weight": self._taking.get(type_, _AS_OTHERS).weight}
 
     def leave(self, consumer: Consumer) -> None:
         """Let a consumer have no more of them."""

@@ -279,6 +279,11 @@ class Groups:
             if not fresh:
                 del self._fresh[type_]
 
+    def shown(self, type_: str) -> dict[str, int]:
+        """Return the limit of a type's groups as people see it; nothing, if there is none."""
+        out = self._out.get(type_)
+        return {} if out is None else {"group_max_running": out.most}
+
     def most_running(self, type_: str, group: str | None) -> int:
         """Return how many jobs of a group run here, where that is as many as may; 0: others may run."""
         out = self._out.get(type_)

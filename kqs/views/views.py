@@ -171,11 +171,17 @@ class Views:
             "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
             **_measured(meter, name, queue.clock.monotonic()),
             "suspended_at": queue.admission.suspended.get(name),
-            "limits": {**queue.admission.shown(name), **queue.limiting.shown(name), **queue.bounds.shown(name)},
+            "limits": self._limits(name),
             **self._fan_out(name),
             "workers": sorted(set(workers))[:MOST_NAMES],
             "workers_count": len(workers),
         }
+
+    def _limits(self, name: str) -> dict[str, Any]:
+        """Return what each part that bounds a type says of that."""
+        queue = self._queue
+        having = (queue.admission, queue.groups, queue.limiting, queue.bounds)
+        return {word: value for part in having for word, value in part.shown(name).items()}
 
     def _fan_out(self, name: str) -> dict[str, Any]:
         subscribers = self._inserter.subscribers.get(name)
