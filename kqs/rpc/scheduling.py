@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import asdict
 
 from kqs.errors import CallError
 from kqs.inserter import Inserter
@@ -45,9 +46,8 @@ def _asked(inserter: Inserter, call: Call) -> tuple[str, Plan]:
     if given.is_array:
         raise CallError("job: expected one job, not an array", "bad_job")
     job = given.payload.decode()
-    return query.name, checked_plan(
-        query.name, job, query.cron, query.every, query.from_, query.tz, query.catch_up, query.overlap
-    )
+    said = asdict(query)
+    return query.name, checked_plan(said.pop("name"), job, **said)
 
 
 async def unschedule(peer: Peer, query: UnscheduleQuery) -> dict[str, Any]:
