@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from kqs.children.child import Child, End
+from kqs.children.words import TOO_MUCH_MEMORY
 from kqs.log import get_logger
 from kqs.supervisor import Supervisor, with_its_answer
 from kqs.trouble import Trouble
@@ -30,8 +31,6 @@ LATELY_S = 600.0
 #: a start that takes longer lets others start, and later is told of, in s
 STARTING_S = 10.0
 START_S = 30.0
-#: why a child leaves that takes too much memory
-_WORN = "max_rss_bytes"
 
 
 class Others(Protocol):
@@ -109,8 +108,8 @@ class Slot:
         self.recycled_count += 1
         log.info("a child process is about to leave, starting another", child=child.number, pid=child.pid, reason=why)
         self._others.add(child, ended)
-        if why == _WORN and child.lived_s < STEADY_S:
-            return self._fall(child, "it takes more memory than max_rss_bytes soon after its start")
+        if why == TOO_MUCH_MEMORY and child.lived_s < STEADY_S:
+            return self._fall(child, f"it takes more memory than {why} soon after its start")
         return 0.0
 
     def _fall(self, child: Child, how: str) -> float:

@@ -17,6 +17,10 @@ from kqs.words.printable import printable
 WIRE = 3
 STATUS = 4
 
+#: why a child leaves that is worn, by the setting that says so
+TOO_MANY_JOBS = "max_jobs"
+TOO_MUCH_MEMORY = "max_rss_bytes"
+
 #: a pipe takes no more at once, in bytes; longer lines would be cut where it is full
 _LINE_BYTES = 4096
 #: what a line tells of problems, and of why a child leaves or cannot work: twice as many bytes as these fit it (`_ascii`)

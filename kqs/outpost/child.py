@@ -19,7 +19,20 @@ import msgspec
 from structlog.typing import EventDict, Processor
 
 from kqs import log as logs
-from kqs.children.words import STATUS, WIRE, Beat, Born, Leaving, Ready, Unfit, Word, config_of, told
+from kqs.children.words import (
+    STATUS,
+    TOO_MANY_JOBS,
+    TOO_MUCH_MEMORY,
+    WIRE,
+    Beat,
+    Born,
+    Leaving,
+    Ready,
+    Unfit,
+    Word,
+    config_of,
+    told,
+)
 from kqs.client import Address
 from kqs.client.link import Link
 from kqs.clock import Clock
@@ -135,7 +148,7 @@ class Child(Outpost):
 
     def _make_source(self, line: Line) -> WireSource:
         most = self._config.worker.max_jobs
-        self._source = WearingSource(line, SystemClock(), self._supervisor, most, lambda: self._end("max_jobs"))
+        self._source = WearingSource(line, SystemClock(), self._supervisor, most, lambda: self._end(TOO_MANY_JOBS))
         return self._source
 
     def _tell_start(self, types: frozenset[str]) -> None:
@@ -183,9 +196,9 @@ class Child(Outpost):
             await asyncio.sleep(BEAT_S)
             soon_count = (source.begun_count - begun_count) * OVERLAP_S / BEAT_S
             if settings.max_jobs and source.begun_count + soon_count >= settings.max_jobs:
-                self._leave("max_jobs")
+                self._leave(TOO_MANY_JOBS)
             elif settings.max_rss_bytes and source.begun_count and _takes_more_than(settings.max_rss_bytes):
-                self._leave("max_rss_bytes")
+                self._leave(TOO_MUCH_MEMORY)
 
 
 def _takes_more_than(most_bytes: int) -> bool:
