@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from kqs.errors import StoreUnavailableError
 from kqs.job import Accepted
 from kqs.queue.events import Word
+from kqs.queue.multicast import Joins
 from kqs.store.base import Looked
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.queueing import Rig
@@ -34,15 +35,15 @@ async def test_a_look_that_fails_makes_no_job_known_that_was_just_stored(rig: Ri
     monkeypatch.setattr(rig.store, "look", refusing)
     jobs = [a_fanned(2, "known"), a_fanned(3, "new")]
     with pytest.raises(StoreUnavailableError):
-        await rig.queue.multiply(jobs)
-    stored = await rig.queue.multiply(jobs)
+        await rig.queue.multiply(jobs, Joins())
+    stored = await rig.queue.multiply(jobs, Joins())
     assert [job.order - ORDER for job in stored] == [53]
     assert told == [(Word.CREATED, "new"), (Word.SUCCESS, "new")]
 
 
 async def test_what_an_earlier_boot_has_stored_has_its_copies_stored(rig: Rig) -> None:
     jobs = [a_fanned(1, "mine")]
-    assert [job.order - ORDER for job in await rig.queue.multiply(jobs)] == [51]
+    assert [job.order - ORDER for job in await rig.queue.multiply(jobs, Joins())] == [51]
     await rig.restart()
-    assert [job.order - ORDER for job in await rig.queue.multiply(jobs)] == [51]
-    assert await rig.queue.multiply([a_fanned(2, "mine")]) == []
+    assert [job.order - ORDER for job in await rig.queue.multiply(jobs, Joins())] == [51]
+    assert await rig.queue.multiply([a_fanned(2, "mine")], Joins()) == []
