@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from kqs import log as logs
-from kqs.config import Config, ServerSection, anchored
+from kqs.config import Config, ServerSection, anchored, slips_in
 from kqs.core import Core
 from kqs.errors import ExitCode
 from kqs.executor import share_decimal_settings
@@ -78,6 +78,8 @@ class Daemon:
 
     def _tell_start(self, registry: Registry) -> None:
         config = self._config
+        for variable, meant in slips_in(os.environ):
+            log.warning("a variable sets nothing, for want of an underscore", variable=variable, expected=meant)
         log.info(
             "started",
             config=str(self._source or "none, all settings are at their defaults or from the environment"),

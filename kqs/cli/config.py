@@ -30,11 +30,14 @@ def show_command(path: Path | None, as_lines: bool) -> None:
 
     What calls have said of options at run time stands above it: `kqs configure`. Logins in addresses are left out.
     """
+    from kqs.cli.exits import say
     from kqs.cli.output import print_line
-    from kqs.config import settings_in
+    from kqs.config import settings_in, slips_in
     from kqs.words.logins import without_login
     from kqs.words.printable import printable
 
+    for variable, meant in slips_in(os.environ):
+        say(f"environment {variable} sets nothing, expected {meant}")
     for setting in settings_in(path, os.environ):
         name, value = ".".join(setting.key), setting.value
         if isinstance(value, str):

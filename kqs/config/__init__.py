@@ -1,7 +1,7 @@
 """The settings of a server: `Config` and its sections, and `load_config`, which reads them."""
 
 from kqs.config.anchor import anchored
-from kqs.config.load import Setting, config_of, find_config, load_config, settings_in
+from kqs.config.load import Setting, config_of, find_config, load_config, settings_in, slips_in
 from kqs.config.sections import (
     LEAST_PER_S,
     MAX_PER_S,
@@ -44,4 +44,5 @@ __all__ = [
     "find_config",
     "load_config",
     "settings_in",
+    "slips_in",
 ]

@@ -43,6 +43,8 @@ class Setting(NamedTuple):
 SectionT = TypeVar("SectionT", bound=Section)
 
 _ENV_KEY = re.compile(r"KQS_([A-Za-z]+)__(.+)")
+#: one that lacks half of what is between section and key
+_ENV_SLIP = re.compile(r"KQS_([A-Za-z]+)_([A-Za-z].*)")
 #: sections that hold one more for each name
 _NAMED = ("types", "schedules")
 _TOP_LEVEL = (*SECTIONS, "defaults", *_NAMED)
@@ -79,6 +81,25 @@ def settings_in(path: Path | None, environ: Mapping[str, str]) -> list[Setting]:
             at = (section,) if name is None else (section, name)
             found += [Setting((*at, key), value, origins.get((*at, key), source)) for key, value in members.items()]
     return found
+
+
+def slips_in(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return variables that set nothing, and would but for an underscore; each with the name of the one that does.
+
+    They are no error, for not all variables are made by hand: Kubernetes has its own of a service `kqs-server` in
+    KQS_SERVER_PORT.
+    """
+    found = ((variable, _ENV_SLIP.fullmatch(variable)) for variable in sorted(environ))
+    return [
+        (variable, f"KQS_{slip[1]}__{slip[2]}")
+        for variable, slip in found
+        if slip is not None and slip[2].lower() in _keys_of(slip[1].lower())
+    ]
+
+
+def _keys_of(section: str) -> tuple[str, ...]:
+    model = OptionFields if section == "defaults" else SECTIONS.get(section)
+    return () if model is None else model.__struct_fields__
 
 
 def _read(path: Path | None, environ: Mapping[str, str]) -> tuple[str, dict[str, Any], dict[tuple[str, ...], str]]:
@@ -178,6 +199,7 @@ class _Reader:
     def config(self, values: dict[str, Any]) -> Config:
         for name, value in values.items():
             if name not in _TOP_LEVEL:
+                self._refuse_alone(name)
                 raise self._unknown((name,), _TOP_LEVEL, "section")
             if not isinstance(value, dict):
                 raise self._wrong((name,), value, f"a section, [{name}]")
@@ -190,6 +212,12 @@ class _Reader:
         checked["commands"] = {name: command for name, (_, _, command) in types.items() if command is not None}
         checked["schedules"] = {name: self._schedule(name, value) for name, value in values.get("schedules", {}).items()}
         return Config(**checked)
+
+    def _refuse_alone(self, key: str) -> None:
+        """Refuse a setting that stands above all sections, by the names of those that have one."""
+        sections = " or ".join(f"[{section}]" for section in (*SECTIONS, "defaults") if key in _keys_of(section))
+        if sections:
+            raise StartupError(f"{self._at((key,))}: stands in no section, expected it in {sections}", ExitCode.CONFIG)
 
     def _section(self, name: str, model: type[Section], values: dict[str, Any]) -> Section:
         for key in values:

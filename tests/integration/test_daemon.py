@@ -298,3 +298,8 @@ def test_the_start_says_what_it_was_given(tmp_path: Path) -> None:
     assert [(line["config"], line["journal"], line["modules"], line["types"]) for line in told] == [
         (str(tmp_path / "kqs.toml"), str(tmp_path / "journal"), "kqs.builtin", "echo, ping")
     ]
+
+
+def test_a_variable_that_lacks_an_underscore_is_warned_of(tmp_path: Path) -> None:
+    with serving(tmp_path, LOG_LEVEL="debug") as server:
+        until_said(server, "a variable sets nothing, for want of an underscore variable=KQS_LOG_LEVEL expected=KQS_LOG__LEVEL")

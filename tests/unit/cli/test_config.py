@@ -26,6 +26,16 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "kqs.toml")
 
 
+def test_a_variable_that_lacks_an_underscore_is_told(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KQS_SERVER_PORT", "14152")
+    assert run(["config", "show", "--config", path]) == 0
+    told = capsys.readouterr()
+    assert told.err == "kqs: environment KQS_SERVER_PORT sets nothing, expected KQS_SERVER__PORT\n"
+    assert "14152" not in told.out
+
+
 def test_each_setting_is_shown_with_where_it_comes_from(
     path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol, get_type_hints
 import msgspec
 import pytest
 
-from kqs.config import Config, ServerSection, find_config, load_config
+from kqs.config import Config, ServerSection, find_config, load_config, slips_in
 from kqs.config.load import _toml_trouble
 from kqs.config.sections import SECTIONS, CommandSection, TakingSection
 from kqs.errors import ExitCode, StartupError
@@ -390,3 +390,36 @@ def test_a_schedule_that_cannot_be_read_is_named(load: Load, text: str, message:
     with pytest.raises(StartupError) as refused:
         load(text)
     assert message in str(refused.value)
+
+
+def test_a_variable_that_lacks_an_underscore_is_found() -> None:
+    environ = dict.fromkeys(("KQS_WORKER_GRACE_S", "KQS_DEFAULTS_ttr", "KQS_log_LEVEL"), "1")
+    assert slips_in(environ) == [
+        ("KQS_DEFAULTS_ttr", "KQS_DEFAULTS__ttr"),
+        ("KQS_WORKER_GRACE_S", "KQS_WORKER__GRACE_S"),
+        ("KQS_log_LEVEL", "KQS_log__LEVEL"),
+    ]
+
+
+def test_other_variables_are_no_slips() -> None:
+    names = (
+        "KQS_SERVER",
+        "KQS_CONFIG",
+        "KQS_SERVER__PORT",
+        "KQS_JOB_ID",
+        "KQS_PORT",
+        "KQS_SERVER_PORT_14151_TCP",
+        "KQS_LOG_",
+        "PORT",
+    )
+    assert slips_in(dict.fromkeys(names, "1")) == []
+
+
+@pytest.mark.parametrize(
+    ("toml", "sections"),
+    [("port = 1", "[server]"), ("kind = 1", "[store] or [broker]"), ("ttr = 5", "[defaults]"), ("types = []", None)],
+)
+def test_a_setting_above_all_sections_is_told_where_it_belongs(trouble: Told, toml: str, sections: str | None) -> None:
+    key = toml.partition(" ")[0]
+    wanted = "got [], expected a section, [types]" if sections is None else f"stands in no section, expected it in {sections}"
+    assert trouble(toml) == f"kqs.toml: {key}: {wanted}"
