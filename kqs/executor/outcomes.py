@@ -13,7 +13,7 @@ from kqs.handlers import Handler
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.made.models import is_misfit
-from kqs.made.traces import end_of, text_of, trace_of
+from kqs.made.traces import begin_trace_with_authors, end_of, text_of, trace_of
 from kqs.made.values import written
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.process import forks
@@ -56,6 +56,7 @@ def _judge(fault: BaseException, run: Run) -> Outcome:
     if isinstance(fault, verdicts.Fail):
         return _failed(run, *_reason_and_final(fault))
     reason = _named(fault)
+    begin_trace_with_authors(fault)
     failed = _failed(run, reason, trace=trace_of(fault))
     frames = end_of(fault, KEPT_FRAMES, KEPT_TRACE_CHARS)
     return Failed(f"{reason[:KEPT_REASON_CHARS]}\n{frames}") if frames else failed

@@ -6,12 +6,16 @@ An author's exception may hold 200,000 others, in a group or in a chain, a milli
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 
+#: frames of a file in here are KQS's own
+_PACKAGE = f"{Path(__file__).parents[1]}/"
 #: of a longer trace or text the log gets the beginning and, since the fault stands there, more of the end
 MAX_CHARS = 10_000
 HEAD_CHARS = 2_000
@@ -42,6 +46,19 @@ def trace_of(fault: BaseException) -> str:
         return cut("\n".join(_told_in_part(fault)))
     except BaseException:
         return "(the trace cannot be shown)"
+
+
+def begin_trace_with_authors(fault: BaseException) -> None:
+    """Take the frames of this package that stand before an author's from the trace of `fault`: they say nothing to anybody.
+
+    Where there are no others they stay. Never raises.
+    """
+    with contextlib.suppress(BaseException):
+        trace = fault.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            trace = trace.tb_next
+        if trace is not None:
+            BaseException.with_traceback(fault, trace)
 
 
 def cut(text: str) -> str:

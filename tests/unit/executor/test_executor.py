@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import decimal
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -156,6 +157,16 @@ async def test_a_failure_is_logged_with_its_trace(executor: Executor) -> None:
         assert (line["job"], line["reason"]) == ("id-1", "ZeroDivisionError: division by zero")
         assert line["exception"].splitlines()[0] == "Traceback (most recent call last):"
         assert line["exception"].splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+async def test_a_trace_begins_where_the_authors_code_does(executor: Executor) -> None:
+    for function in both(lambda data: 1 / 0):
+        with capture_logs() as lines:
+            outcome = await execute(executor, function)
+        assert isinstance(outcome, Failed)
+        for trace in (outcome.reason, lines[0]["exception"]):
+            files = re.findall(r'^ +File "(.+)", line', trace, re.M)
+            assert files == [__file__, __file__]
 
 
 async def test_a_forgotten_await_is_explained(executor: Executor) -> None:
