@@ -309,7 +309,11 @@ def _days_of_change(zone: ZoneInfo, year: int) -> frozenset[date]:
 def _wanted(error: Exception) -> str:
     """Return what an expression of five fields should be, by what cronsim says of one: `Bad minute`."""
     field = str(error).removeprefix("Bad ").replace("-", " ") if isinstance(error, CronSimError) else ""
-    return f"a {field} that there is in the five fields ({_FIELDS})" if field else f"five fields ({_FIELDS})"
+    return (
+        f"{'an' if field == 'hour' else 'a'} {field} that there is in the five fields ({_FIELDS})"
+        if field
+        else f"five fields ({_FIELDS})"
+    )
 
 
 @lru_cache(maxsize=1000)

@@ -178,6 +178,7 @@ REFUSED = [
         "bad_call",
         "cron: expected a minute that there is",
     ),
+    ({"name": "x", "cron": "0 25 * * *"}, "bad_call", "cron: expected an hour that there is"),
     ({"name": "x", "cron": "* * * * * *"}, "bad_call", "cron: expected five fields"),
     ({"name": "x", "cron": "0 0 30 2 *"}, "bad_call", "cron: expected a day of month that there is"),
     ({"name": "x", "cron": "0 0 32 * *"}, "bad_call", "cron: expected a day of month that there is"),
