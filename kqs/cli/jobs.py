@@ -103,6 +103,7 @@ def _print_job(record: dict[str, msgspec.Raw]) -> None:
 
     runs = [_cells(run) for run in _decode_runs(record.pop("runs"))]
     cells = _cells(record)
+    cells["options"] = msgspec.json.format(record["options"], indent=0).decode()  # with spaces, where a terminal folds it
     error = in_lines("error", cells.pop("error"))
     print_pairs([*cells.items(), *error])
     if runs:

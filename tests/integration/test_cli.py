@@ -246,6 +246,7 @@ def test_a_job_is_one_row_however_its_run_failed(
         run(["job", "failed"])
         out = capsys.readouterr().out
         assert re.search(r"^error +two faults\n +name\\x1b\[2J: missing\n +xxx", out, re.M)
+        assert re.search(r'^options +{"prio": 10000, "delay": ', out, re.M)
         assert out.splitlines()[-1].endswith("two faults…")
         run(["explain", "failed"])
         assert re.search(r"^error +two faults\n +name\\x1b\[2J: missing\n +xxx", capsys.readouterr().out, re.M)
