@@ -15,6 +15,7 @@ from kqs.queue.admission import Admission, Wanted
 from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
 from kqs.store.base import Granted
+from kqs.supervisor import when_done
 from kqs.trouble import Trouble
 
 log = get_logger("kqs.queue")
@@ -26,7 +27,7 @@ CLAIM_ENTRIES = 4000
 
 
 class Dispatcher:
-    """Serves every consumer."""
+    """Serves every consumer. Owns their tasks; call from the loop thread."""
 
     def __init__(self, basis: Basis, admission: Admission) -> None:
         self._store = basis.store
@@ -36,8 +37,27 @@ class Dispatcher:
         self._admission = admission
         self._wishes = basis.wishes
         self._keep_damaged_s = basis.keep_damaged_s
+        self._supervisor = basis.supervisor
+        self._tasks: dict[Consumer, asyncio.Task[None]] = {}
 
-    async def serve(self, consumer: Consumer) -> None:
+    def add(self, consumer: Consumer) -> None:
+        """Begin to bring `consumer` jobs."""
+        self._admission.enter(consumer)
+        self._tasks[consumer] = self._supervisor.spawn(
+            self._serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
+        )
+
+    async def remove(self, consumer: Consumer) -> None:
+        """Bring nothing more to a consumer that has stopped. Idempotent."""
+        if (task := self._tasks.pop(consumer, None)) is not None:
+            self._admission.leave(consumer)
+            await self._supervisor.end(task)
+
+    async def stop(self) -> None:
+        """Bring nobody anything any more."""
+        await self._supervisor.end(*self._tasks.values())
+
+    async def _serve(self, consumer: Consumer) -> None:
         """Bring `consumer` jobs until it stops. The body of a task. Raises: StoreError: trouble that does not pass."""
         trouble = Trouble(log, "cannot reserve, trying again", "reserves again", self._clock.monotonic)
         while not consumer.stopped:

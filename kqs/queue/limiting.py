@@ -124,7 +124,7 @@ class Limiting:
         limits = {type_: self.of(type_) for type_ in self._ground.keys() | said.keys()}
         limits = {type_: limit for type_, limit in limits.items() if limit}
         self._admission.limit(limits, self._runs.running, is_shared=self._sharer is not None)
-        self._runs.limited(bool(self._limits.gates))
+        self._runs.ending.limited(bool(self._limits.gates))
 
     @property
     def types(self) -> Collection[str]:

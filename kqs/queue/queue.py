@@ -252,7 +252,7 @@ class Queue:
         ended: list[tuple[Run, Report]] | None = [] if self.events.hears_ends else None
         for job in self._reporter.let_go(claimed, known, ended):
             run = first_run(job, self.runs.epoch)
-            self.runs.over(run, self.runs.died(run, whole_ms(self.clock.now())))
+            self.runs.ending.over(run, self.runs.died(run, whole_ms(self.clock.now())))
         self._saves.look_again()
         self._tell_stored(jobs, found, known, ended)
         await self._offer(jobs, known.union(parked) if parked else known)

@@ -1,15 +1,13 @@
 """The runs of this server: delivered to whoever has room for them, begun, and over once. Satisfies Source.
 
 A run is over by its report, by its loss, when it is called off or when it goes back. Whichever comes first ends its lease, and
-what is said of the run after that is stale and changes nothing. Its handler may still be at it then: until that has ended, or
-for a while, nobody else has its slot, nor its resource, which the store gives on with the report (`leaving.py`).
+what is said of the run after that is stale and changes nothing. What that frees, and when, is said in `ending.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -22,16 +20,15 @@ from kqs.queue.anteroom import Anteroom
 from kqs.queue.basis import Basis
 from kqs.queue.consumer import Consumer
 from kqs.queue.dispatch import Dispatcher
+from kqs.queue.ending import Ending
 from kqs.queue.hurry import Hurry
 from kqs.queue.leases import Lease, Leases, Leasing
-from kqs.queue.leaving import Leaving
 from kqs.queue.reads import Reads
 from kqs.queue.reports import Reporter
 from kqs.queue.rules import whole_ms
 from kqs.queue.saves import Saves, Told
 from kqs.states import State
 from kqs.store import base
-from kqs.supervisor import when_done
 
 log = get_logger("kqs.queue")
 
@@ -84,14 +81,12 @@ class Runs:
             reporting=events.reporting,
         )
         #: takes the report of a run that is over, in whatever way
-        self.over: Callable[[Run, Report], None] = self.reporter.add
+        self.ending = Ending(self.reporter, admission, supervisor)
         self._gates = admission.limits.gates
         self._anteroom = Anteroom(admission.limits, self.give_back, clock.monotonic, supervisor)
         self.saves = Saves(store, supervisor, self.reporter.is_unstored, wishes)
         self._leasing = Leasing(clock, self.saves.note)
         self._leases = Leases(clock, self._lease_expired, supervisor)
-        self._leaving = Leaving[Claim](supervisor, "queue")
-        self._consumer_tasks: dict[Consumer, asyncio.Task[None]] = {}
         #: tells whether other servers may watch over runs that were held here
         self.is_shared = store.is_shared
         #: held runs whose server is gone, to be watched over by this one; and what is called with them once it is there
@@ -100,10 +95,7 @@ class Runs:
 
     def add_consumer(self, consumer: Consumer) -> None:
         """Begin to deliver jobs to `consumer`."""
-        self._admission.enter(consumer)
-        self._consumer_tasks[consumer] = self._supervisor.spawn(
-            self._dispatcher.serve(consumer), f"consumer-{consumer.worker}", lambda task: consumer.stopped and when_done(task)
-        )
+        self._dispatcher.add(consumer)
 
     async def remove_consumer(self, consumer: Consumer) -> None:
         """Deliver nothing more to `consumer`; what was being claimed for it has been delivered when this returns.
@@ -111,21 +103,19 @@ class Runs:
         Idempotent.
         """
         await consumer.stop()
-        if (task := self._consumer_tasks.pop(consumer, None)) is not None:
-            self._anteroom.leave(consumer)
-            self._admission.leave(consumer)
-            await self._supervisor.end(task)
+        self._anteroom.leave(consumer)
+        await self._dispatcher.remove(consumer)
 
     def may_begin(self, run: Run, consumer: Consumer | None = None, /) -> bool:
         """Tell whether a delivered run may begin; if not, it is over, or will be delivered to `consumer` once more."""
         verdict = self._admission.verdict(run, self.clock.now())
         if verdict is Verdict.EXPIRED:
-            self.over(run, self._judge.expired(run, self._cascade.resolve(run.type, run.options), self._now()))
+            self.ending.over(run, self._judge.expired(run, self._cascade.resolve(run.type, run.options), self._now()))
         elif verdict is Verdict.SUSPENDED or (verdict is Verdict.LIMITED and not self._anteroom.keep(run, consumer)):
             self.give_back(run)
         elif verdict is Verdict.CANCELLED:
             options = self._cascade.resolve(run.type, run.options)
-            self.over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
+            self.ending.over(run, self._judge.called_off(run, options, self._now(), has_begun=False))
         return verdict is Verdict.RUN
 
     def begin(
@@ -158,41 +148,17 @@ class Runs:
         claims = [lease.run.claim for lease in self._leases.all() if lease.run.type == type_]
         return [(claim.key, claim.attempt) for claim in claims]
 
-    def limited(self, is_any: bool) -> None:
-        """Take in whether any type has limits: then it counts when a run is over."""
-        self.over = self._over_limited if is_any else self.reporter.add
-
-    def _over_limited(self, run: Run, report: Report) -> None:
-        self._add_limited(run, report)
-        self._free(run, report)
-
-    def _over_left(self, run: Run, report: Report) -> None:
-        """As `over`, of a run whose handler is being ended: nobody has its slot or its resource before it has `left`."""
-        if run.resource is not None:
-            self._leaving.add(run.claim, lambda: self.over(run, report))
-            return
-        self._add_limited(run, report)
-        if self._gates:
-            self._leaving.add(run.claim, partial(self._free, run, report))
-
     def left(self, lease: Lease) -> None:
         """Take in that the handler of a run that was lost or interrupted has ended. Idempotent."""
-        self._leaving.left(lease.run.claim)
+        self.ending.left(lease.run.claim)
 
     def left_by(self, claim: Claim) -> bool:
         """Take in that whoever had a run is done with it; False: it is none that has to be left."""
-        return self._leaving.left(claim)
+        return self.ending.left(claim)
 
     def is_leaving(self, claim: Claim) -> bool:
         """Tell whether a run is over, and its handler may still be at it."""
-        return claim in self._leaving
-
-    def _add_limited(self, run: Run, report: Report) -> None:
-        # each commit of ends is flushed, and what the next runs of a limited type wait for is a claim
-        self.reporter.add(run, report, may_wait=run.type in self._gates)
-
-    def _free(self, run: Run, report: Report) -> None:
-        self._admission.over(run, has_begun=report.has_begun)
+        return claim in self.ending
 
     def report(self, lease: Lease, outcome: Outcome) -> bool:
         """Take a handler's report; False if the run was lost before (the report is stale and changes nothing)."""
@@ -209,7 +175,7 @@ class Runs:
         """
         if self.saves or lease.context.is_unsent or lease.run.progress is not None:
             self.saves.close(lease.context, report)
-        over = self.over if is_left else self._over_left
+        over = self.ending.over if is_left else self.ending.over_left
         over(_in_line(lease.run, report), report)
 
     def save(self, lease: Lease, progress: bytes, told: Told) -> None:
@@ -232,7 +198,7 @@ class Runs:
         report = self._judge.outcome(run, options, outcome, whole_ms(self.clock.now()))
         if run.progress is not None and report.state is State.SUCCESS:
             report.progress = NO_PROGRESS
-        self.over(run, report)
+        self.ending.over(run, report)
 
     def interrupt(self, lease: Lease) -> bool:
         """Give back a run that is being ended, which costs the job nothing; `left` follows.
@@ -297,7 +263,7 @@ class Runs:
             self.give_back(run)
         elif isinstance(end, Returned):
             report = self._judge.interrupted(run, self._now(), end.delay_s, end.prio)
-            self.over(_in_line(run, report), report)
+            self.ending.over(_in_line(run, report), report)
         else:
             self.end(run, end, has_begun=True)
 
@@ -347,7 +313,7 @@ class Runs:
 
     def give_back(self, run: Run) -> None:
         """Give back a delivered run that never began: its record is as if it had not been claimed."""
-        self.over(run, self._judge.unclaimed(run, self._now()))
+        self.ending.over(run, self._judge.unclaimed(run, self._now()))
 
     def _lease_expired(self, lease: Lease) -> None:
         now = self._now()
@@ -413,7 +379,7 @@ class Runs:
 
         No handler is waited for any more.
         """
-        self._leaving.close()
+        self.ending.close()
         if not await self.reporter.settle(limit_s) or self.reporter.count:
             log.error("stopping without the last reports: the store does not take them", count=self.reporter.count)
         if not await self.saves.settle(limit_s):
@@ -422,7 +388,7 @@ class Runs:
     async def stop(self) -> None:
         """Bring and watch nothing any more."""
         await self.saves.stop()
-        await self._supervisor.end(*self._consumer_tasks.values())
+        await self._dispatcher.stop()
         self._leases.close()
         self._anteroom.close()
         self._hurry.close()

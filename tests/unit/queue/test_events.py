@@ -221,7 +221,7 @@ async def test_what_expires_in_a_lane_is_no_end_of_a_run(rig: Rig) -> None:
     hand.consumer.free()
     (run,) = [await hand.take()]
     assert ear.words == ["started"]
-    rig.queue.runs.over(run, rig.queue._judge.expired(run, rig.cascade.resolve("mail", None), NOW))
+    rig.queue.runs.ending.over(run, rig.queue._judge.expired(run, rig.cascade.resolve("mail", None), NOW))
     await rig.queue.settle()
     assert ear.words == ["started", "expired"]
 

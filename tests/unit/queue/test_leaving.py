@@ -97,7 +97,7 @@ async def test_a_stop_takes_in_what_has_not_been_left(rig: Rig) -> None:
 
 async def test_a_deleted_job_that_never_began_gives_its_resource_on(rig: Rig) -> None:
     hand = rig.hand(1, can_wait=True)
-    leaving: Leaving[Claim] = rig.queue.runs._leaving
+    leaving: Leaving[Claim] = rig.queue.runs.ending._leaving
     job, other = an_accepted(1), an_accepted(2)
     job.resource = other.resource = "r"
     may_begin, held = rig.queue.runs.may_begin, list[Run]()
