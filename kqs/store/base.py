@@ -1,7 +1,7 @@
 """The store port: one record per job, the truth about it from the journal to the end of its retention.
 
-What owners have said, and schedules, are kept beside them: see sayings.py and ticks.py. What operations return is in
-answers.py.
+What is told of them to whoever asks is in reading.py. What owners have said, and schedules, are kept beside them: see
+sayings.py and ticks.py. What operations return is in answers.py.
 
 Every operation takes a batch, and is atomic for each job; an engine may join operations that wait at the same time in one
 commit. All methods are called from the loop thread; `ready`, and whatever else looks at records, sees all that was asked for
@@ -36,11 +36,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from kqs.filter import Filter
-from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, Tally
-from kqs.states import State
+from kqs.job import Accepted, Claim, Entry, Progress, Report, Rescheduled, Run, Tally
 from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, StoreInfo, Waiting
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
+from kqs.store.reading import ReadingPort
 from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import SayingsPort
 from kqs.store.sharing import Sharing
@@ -67,7 +66,7 @@ LINE_PRIOS = 16
 LISTED_BYTES = 1024
 
 
-class Store(SayingsPort, SchedulesPort, Protocol):
+class Store(ReadingPort, SayingsPort, SchedulesPort, Protocol):
     """See the module docstring. `tests/contract/store_contract.py` states every promise as a test.
 
     is_shared: other servers may work on the same jobs.
@@ -272,10 +271,6 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """
         ...
 
-    async def batches(self, ids: Sequence[str]) -> dict[str, bool]:
-        """Return which of these are batches, and whether more jobs may join them; however many have, it costs the same."""
-        ...
-
     async def seal_batch(self, batch_id: str) -> bool:
         """Have `batches` say that no more jobs may join a batch, which still takes those that join; durable before it returns.
 
@@ -290,26 +285,11 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         """
         ...
 
-    async def holder(self, resource: str) -> Holder | None:
-        """Return which job has a resource now, were it deleted; None: none."""
-        ...
-
-    async def turn(self, record: JobRecord) -> Entry | None:
-        """Return the first job that is called to take the resource that a parked one needs; None: it is not parked."""
-        ...
-
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """Return up to `limit` runs whose worker is dead, at least one if there are any; `report` accepts their claims.
 
         They were claimed in an earlier epoch of this server, or by another one whose lease ran out. keep_damaged_s: as for
         `claim`. Their progress may be NO_PROGRESS, where there is some.
-        """
-        ...
-
-    async def job(self, job_id: str) -> JobRecord | None:
-        """Return one record, or None when there is none or it is over: an insert of its id would be a new job.
-
-        It is over when its drop_at has come (`now` is the store's clock), unless another server's journal could bring it back.
         """
         ...
 
@@ -358,53 +338,6 @@ class Store(SayingsPort, SchedulesPort, Protocol):
         Args: node: only the server whose ids end so.
         Returns: by the node of those that said so, above which order it has accepted a job later.
         Raises: StoreUnavailableError: one does not say so in time; it may be cut off, or dead since a moment ago.
-        """
-        ...
-
-    async def page(
-        self, wanted: Filter, after: int | None, limit: int, *, newest_first: bool = False
-    ) -> tuple[list[JobRecord], int | None]:
-        """Return the next of the records that fit, up to `limit`, after the order `after`, as far as one slice looks: a few ms.
-
-        They come by order, descending if `newest_first`; they may be fewer, or none, although there are more. For an overview,
-        so that a page stays small: data, results and progress over LISTED_BYTES, and bulk data, are left out (None), and of the
-        runs there is only the last.
-        Returns: the records, and the order to go on from; None: there are no more.
-        """
-        ...
-
-    async def look(self, job_ids: Sequence[str]) -> Looked:
-        """Return which of these jobs have a record, and how up to MOST_ENDS of them have ended: one question for all.
-
-        An ended record that is over, and that `job` does not show any more, is told as long as it stands.
-        """
-        ...
-
-    async def counts(self) -> dict[str, dict[State, int]]:
-        """Return {type: {state: how many}}; zero counts may be left out. Cost must not grow with the number of jobs."""
-        ...
-
-    async def before(self, type_: str, rank: tuple[int, int], most: int, group: str | None = None) -> int:
-        """Return how many ready jobs of a type come before the rank (prio, order); `most` if they are so many or more.
-
-        Of a job with a group only those of that group are counted, of one without only those without.
-        """
-        ...
-
-    async def first_in_line(self, type_: str, most: int) -> list[str]:
-        """Return the ids of up to `most` ready jobs of a type that have stood in line for longest, whatever their priority.
-
-        By order, as `oldest`. Where they have more than LINE_PRIOS priorities, or groups, it takes time in proportion to all
-        of them.
-        """
-        ...
-
-    async def oldest(self, types: Sequence[str], prios: int) -> dict[str, float]:
-        """Return for each type when the oldest of its ready jobs was accepted, in Unix seconds; a type without any is left out.
-
-        Only those of the `prios` foremost priorities at which a type has ready jobs are looked at, and, of those with a group,
-        the first of the first `prios` groups. By order, which is age on
-        one server; of several servers it is as right as their clocks.
         """
         ...
 
