@@ -51,10 +51,11 @@ from kqs.store.mongo.opened import Opened, recount_alone
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.mongo.sharing import SharingInTurn
 from kqs.store.mongo.tallies import Tallies
 from kqs.store.rotation import Terms, Turn, Turned
 from kqs.store.sayings import Topic
-from kqs.store.sharing import Share, Sharing
+from kqs.store.sharing import Sharing
 from kqs.supervisor import Supervisor
 
 log = get_logger("kqs.store")
@@ -81,7 +82,7 @@ class MongoStore:
         self._supervisor = supervisor
         self._namespace = namespace
         self._open: Opened | None = None
-        self.sharing: Sharing | None = _Sharing(lambda: self._there)
+        self.sharing: Sharing | None = SharingInTurn(lambda: self._there)
         self.on_called: Callable[[list[Entry]], None] = _nobody
         self.on_followed: Callable[[], None] = lambda: None
         self.on_waiting: Callable[[Waiting], None] = _nobody
@@ -388,28 +389,6 @@ class MongoStore:
 
     def _keep_house(self, operation: Callable[..., Coroutine[Any, Any, T]], *args: object) -> Awaitable[T]:
         return self._there.write(Lane.HOUSEKEEPING, partial(operation, self._there.session, *args))
-
-
-class _Sharing:
-    """See kqs.store.base.Sharing."""
-
-    def __init__(self, there: Callable[[], Opened]) -> None:
-        self._there = there
-
-    async def look(self) -> dict[str, Share]:
-        """See Sharing.look."""
-        opened = self._there()
-        return await opened.lanes.look(opened.shares.look)
-
-    async def slots(self, type_: str, wanted: int, most: int, *, is_forced: bool = False) -> int:
-        """See Sharing.slots."""
-        opened = self._there()
-        return await opened.lanes.look(partial(opened.shares.slots, type_, wanted, most, is_forced=is_forced))
-
-    async def tokens(self, type_: str, per_second: float, burst: float) -> int:
-        """See Sharing.tokens."""
-        opened = self._there()
-        return await opened.lanes.look(partial(opened.shares.tokens, type_, per_second, burst))
 
 
 def _nobody(_news: object) -> None:
