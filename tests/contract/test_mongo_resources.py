@@ -243,7 +243,7 @@ async def test_who_could_not_call_others_for_a_free_resource_does_so_later(
     assert numbers(called) == [0]
     clock.advance(CALL_S)
     hand_on = AsyncMock(side_effect=AutoReconnect("away"))
-    monkeypatch.setattr(ours._there.resources, "hand_on", hand_on)
+    monkeypatch.setattr(ours._there.resources.calls, "hand_on", hand_on)
     with pytest.raises(StoreUnavailableError):
         await ours.call_on(now + CALL_S)
     monkeypatch.undo()

@@ -282,7 +282,7 @@ class Changer:
 
     async def _follow_revived(self, change: Change, part: Slice, documents: list[Document]) -> None:
         revived = [one["revived"] for one in documents]
-        await self._resources.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
+        await self._resources.calls.wait_for({one["resource"] for one in documents if "parked" in one["revived"]})
         await self._session.bulk.delete({"result_bulk": one.get("result_bulk")} for one in documents)
         self._session.tallies.add([(one["type"], State(one["revived"]["state"])) for one in documents])
         asking = [one["_id"] for one in documents if "awaits" in one["revived"]]

@@ -257,7 +257,7 @@ class Follower:
             tallies.add([(one["type"], next_state(State(one["state"]), Event.EXPIRE)) for one in failed])
             self._noted.note(applied.failed)
         if names:
-            await self._resources.wait_for(names)
+            await self._resources.calls.wait_for(names)
 
     async def bury(self, documents: Sequence[Mapping[str, Any]]) -> None:
         """As `settle`, before they are taken away: the next job of the id of a `then` among them has other members."""

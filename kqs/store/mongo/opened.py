@@ -148,7 +148,7 @@ class Opened:
         if self.session.tallies.may_settle:
             await self.lanes.look(self.session.tallies.settle)
         await self.lanes.look(self.session.tallies.look_at_waiting)
-        await self.lanes.look(self.resources.look)
+        await self.lanes.look(self.resources.calls.look)
         await self.lanes.look(self.follower.look)
         if self.servers.is_eldest:
             await self.lanes.write(Lane.CALL, self.resources.sweep)

@@ -165,7 +165,7 @@ async def expire(
     session.tallies.add([(document["type"], _expired(document["state"])) for document in gone])
     session.noted.note([document["_id"] for document in gone])
     for name in {document["called"] for document in gone if "called" in document}:
-        await resources.hand_on(name)
+        await resources.calls.hand_on(name)
     return [document["_id"] for document in gone]
 
 

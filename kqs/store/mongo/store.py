@@ -229,7 +229,7 @@ class MongoStore:
 
     async def call_on(self, now: float) -> float | None:
         """See Store.call_on."""
-        return await self._there.write(Lane.CALL, partial(self._there.resources.call_on, now))
+        return await self._there.write(Lane.CALL, partial(self._there.resources.calls.call_on, now))
 
     async def holder(self, resource: str) -> Holder | None:
         """See Store.holder."""
@@ -237,7 +237,7 @@ class MongoStore:
 
     async def turn(self, record: JobRecord) -> Entry | None:
         """See Store.turn."""
-        return await self._there.lanes.look(partial(self._there.resources.turn, record))
+        return await self._there.lanes.look(partial(self._there.resources.calls.turn, record))
 
     async def orphans(self, limit: int, keep_damaged_s: float | None = None) -> list[Run]:
         """See Store.orphans."""
