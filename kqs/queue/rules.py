@@ -17,6 +17,7 @@ from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.admission import may_run
 from kqs.queue.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
 from kqs.states import TRANSITIONS, WAITING, Event, State
+from kqs.store.ends import EXPIRED
 from kqs.verdicts import MAX_DELAY_S
 
 #: a due time this near to acceptance and delay was computed from them, in s: an order tells the acceptance to a second
@@ -179,7 +180,7 @@ class Judge:
     def expired(self, run: Run, options: Options, now: float) -> Report:
         """Judge a claimed job whose time was over before its run began."""
         report = self._ended(run, options, Event.EXPIRE, "", now)
-        report.error = "expired"
+        report.error = EXPIRED
         report.has_begun = False
         return report
 

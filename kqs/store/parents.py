@@ -1,8 +1,13 @@
-"""How a job that others wait for may have ended, in numbers that stores keep and in words that its children fail with. Pure."""
+"""What those are told who wait for others: how these have ended, in numbers that stores keep, in words to fail with. Pure."""
 
 from __future__ import annotations
 
+import msgspec
+
+from kqs.job import Tally
 from kqs.states import State
+
+_encode = msgspec.json.Encoder().encode
 
 #: beside the states in which a job ends, what may have become of one that is waited for; stored
 DELETED = -1
@@ -21,3 +26,17 @@ def is_bad(outcome: int | None) -> bool:
 def in_vain(parent: str, outcome: int) -> str:
     """Return the error of a job that waited in vain for `parent`."""
     return f"job {parent}, which it waits for, {_WORDS[outcome]}"
+
+
+def told(tally: Tally) -> bytes:
+    """Return what the run of a `then` is told of its batch, as JSON."""
+    return _encode(
+        {
+            "id": tally.id,
+            "count": tally.count,
+            "success": tally.success,
+            "fail": tally.fail,
+            "cancelled": tally.cancelled,
+            "deleted": tally.deleted,
+        }
+    )

@@ -14,6 +14,7 @@ from kqs.job import JobRecord, RunRecord
 from kqs.queue.limits import Reached
 from kqs.states import ENDED, State
 from kqs.store.base import DAMAGED, Holder
+from kqs.store.ends import EXPIRED
 from kqs.words.phrases import counted
 
 #: jobs before one are counted up to here
@@ -97,7 +98,7 @@ def _failed(seen: Seen) -> Reason | None:
     at, error, run = _at(record.ended_at, seen.now), _quoted(record.error), _run_that_ended(record)
     if record.error == DAMAGED:
         return Reason("damaged", f"It failed {at}, since {DAMAGED}.", _end_of(record))
-    if run is None and record.error == "expired":  # of a run it is what that has said
+    if run is None and record.error == EXPIRED:  # of a run it is what that has said
         return Reason("expired", f"It expired {at}, before it had succeeded.", _end_of(record))
     if run is not None and run.state == "ghost":
         text = f"It failed for good {at}: {counted(record.ghosts, 'run')} ended without a report, the last one: {error}."

@@ -18,7 +18,6 @@ from pymongo import UpdateMany, UpdateOne
 
 from kqs.job import Claim, Entry, instant_of
 from kqs.states import Event, State, next_state
-from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change, Changed, News, Slice, Verb
 from kqs.store.checksum import checksum
@@ -41,6 +40,7 @@ from kqs.store.mongo.held import OF_THE_WAIT, asks_of, hold_key
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.showing import most_shown
 
 #: how often a slice looks again at what somebody else changed between its look and its write
 _ROUNDS = 5
@@ -358,7 +358,7 @@ def _entry(change: Change, one: Document, order: int) -> Entry:
     entry = Entry(order, one["_id"], one["type"], one["prio"], group=one.get("group"))
     if change.body_bytes is not None:
         entry.options = one.get("options")
-        data, most = one.get("data"), min(change.body_bytes, base.DATA_BYTES // bounds.SLICE)
+        data, most = one.get("data"), most_shown(change.body_bytes, bounds.SLICE)
         entry.data = data if data is not None and len(data) <= most and "data_bulk" not in one else None
     return entry
 

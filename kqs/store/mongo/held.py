@@ -19,11 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from kqs.job import Accepted, After, Tally
 from kqs.states import State
 from kqs.store.mongo.client import Document
+from kqs.store.parents import told
 
 UNREADY = "?"
 DOOMED = "!"
@@ -37,8 +36,6 @@ OF_THE_WAIT = ("wake_at", *OF_A_HOLD)
 #: of a batch, how many members have ended in which way
 COUNTS = ("success", "fail", "cancelled", "deleted")
 COUNT_OF: dict[int, str] = {State.SUCCESS: "success", State.FAIL: "fail", State.CANCELLED: "cancelled"}
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 def held_fields(job: Accepted, node: str) -> Document:
@@ -113,7 +110,5 @@ def tally_of(document: Mapping[str, Any], counts: Mapping[str, int] | None) -> T
 
 def said(document: Mapping[str, Any]) -> bytes | None:
     """Return what the run of a `then` is told; None: it is none."""
-    if "tally" not in document:
-        return None
-    tally = document["tally"]
-    return _encode_json({"id": document["_id"], "count": tally["count"], **{name: tally.get(name, 0) for name in COUNTS}})
+    tally = tally_of(document, None)
+    return None if tally is None else told(tally)

@@ -11,14 +11,13 @@ from pymongo import UpdateMany
 
 from kqs.job import Claim, Report
 from kqs.states import ENDED, State
+from kqs.store.ends import OF_CANCELLED
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import RANKED_FIELDS, Place, an_end, named, pushed, unbegun, with_prio
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.session import Session
 
 _NO_RANK: Mapping[str, Any] = MappingProxyType({})
-#: the only ends of a run whose job was cancelled
-_OF_CANCELLED = frozenset({State.SUCCESS, State.CANCELLED})
 #: reports whose answer was lost and that did not come again, which are known: whoever asked for them may have given up
 MOST_DOUBTED = 100_000
 #: what decides over a report: job, which of those with its id, attempt, epoch
@@ -131,7 +130,7 @@ class Reporter:
 
 def _is_of_cancelled(document: Document, one: Report) -> bool:
     """Tell whether a run goes on whose job was cancelled, and its report does not know that."""
-    return document["place"] == Place.RUNNING and "cancel_at" in document and one.state not in _OF_CANCELLED
+    return document["place"] == Place.RUNNING and "cancel_at" in document and one.state not in OF_CANCELLED
 
 
 async def put_result(session: Session, one: Report) -> Document | None:
@@ -178,7 +177,7 @@ def _updates(
         first.setdefault(content, one)
     return [
         UpdateMany(
-            _are_running(alike[content], is_any=one.state in _OF_CANCELLED) | ({"owner": epoch} if one.by_watcher else {}),
+            _are_running(alike[content], is_any=one.state in OF_CANCELLED) | ({"owner": epoch} if one.by_watcher else {}),
             _in_line(_change(one, results.get(one.claim.id), mark, ranks.get(one.claim.id, {})), aside.get(one.claim.id)),
         )
         for content, one in first.items()

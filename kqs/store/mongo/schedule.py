@@ -13,6 +13,7 @@ from kqs.job import Entry, Rescheduled
 from kqs.states import Event, State, next_state
 from kqs.store import base
 from kqs.store.checksum import moved
+from kqs.store.ends import EXPIRED
 from kqs.store.keep import own_keep_s
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import WAITS, Place, entry_fields, entry_of
@@ -20,6 +21,7 @@ from kqs.store.mongo.held import OF_THE_WAIT
 from kqs.store.mongo.resources import Resources
 from kqs.store.mongo.servers import Servers
 from kqs.store.mongo.session import Session
+from kqs.store.showing import most_shown
 
 #: servers whose jobs may share a rank at the end of a page
 _MAX_TIES = 16
@@ -55,7 +57,7 @@ async def _ready(session: Session, conditions: Document, fields: list[str], limi
 
 async def _entries(session: Session, found: list[Document], limit: int, body_bytes: int | None) -> list[Entry]:
     """Return what the broker is told of these jobs, with long data where it is to be shown and not too much of all."""
-    most = None if body_bytes is None else min(body_bytes, base.DATA_BYTES // max(limit, 1))
+    most = None if body_bytes is None else most_shown(body_bytes, limit)
     if most is not None and most > base.LISTED_BYTES and found:
         ids = [document["_id"] for document in found if "data" not in document]
         long = await session.find(ids, {"data_bytes": {"$lte": most}}, ["data_long"])
@@ -179,7 +181,7 @@ async def _expiring(session: Session, expire_at: Document, fields: list[str], li
 
 
 def _end_expired(kind: _Alike, ids: list[str], mark: int, now: float) -> UpdateMany:
-    fields: Document = {"place": int(Place.ENDED), "state": int(State.FAIL), "error": "expired", "ended_at": now, "mark": mark}
+    fields: Document = {"place": int(Place.ENDED), "state": int(State.FAIL), "error": EXPIRED, "ended_at": now, "mark": mark}
     if kind.drop_at is not None:
         fields["drop_at"] = kind.drop_at
     # without an epoch, no report can take this end for its own

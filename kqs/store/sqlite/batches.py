@@ -198,20 +198,6 @@ def tallies(session: Session, orders: Iterable[int]) -> dict[int, Tally]:
     return {order: _tally(row) for order, row in _decode_thens(packed)}
 
 
-def said(tally: Tally) -> bytes:
-    """Return what the run of a `then` is told."""
-    return encode_json(
-        {
-            "id": tally.id,
-            "count": tally.count,
-            "success": tally.success,
-            "fail": tally.fail,
-            "cancelled": tally.cancelled,
-            "deleted": tally.deleted,
-        }
-    )
-
-
 def _tally(row: Sequence[Any]) -> Tally:
     id_, made, success, fail, cancelled, deleted, is_open = row
     return Tally(id_, made, success, fail, cancelled, deleted, bool(is_open))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from kqs.job import NO_PROGRESS, Claim, Entry, Run, Tally
 from kqs.states import State
 from kqs.store.base import Granted
+from kqs.store.parents import told
 from kqs.store.sqlite import batches, content, progress, resources
 from kqs.store.sqlite.content import Content, Row
 from kqs.store.sqlite.rows import decode_orders, json_list
@@ -90,7 +91,7 @@ def _runs(session: Session, entries: Sequence[Entry], found: Content, now: float
                 said.get(entry.order) if said else None,
                 row.resource,
                 group=row.group,
-                batch=batches.said(thens[entry.order]) if entry.order in thens else None,
+                batch=told(thens[entry.order]) if entry.order in thens else None,
             )
         )
     return runs
@@ -127,7 +128,7 @@ def _orphan(session: Session, row: Row, data: bytes, has_progress: bool, thens: 
         resource=row.resource,
         is_cancelled=bool(row.is_cancelled),
         group=row.group,
-        batch=batches.said(thens[row.order]) if row.order in thens else None,
+        batch=told(thens[row.order]) if row.order in thens else None,
     )
 
 

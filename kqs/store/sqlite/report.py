@@ -12,6 +12,7 @@ from kqs.job import Accepted, Claim, Report
 from kqs.states import ENDED, State
 from kqs.store.base import MAX_RUNS
 from kqs.store.checksum import reranked
+from kqs.store.ends import OF_CANCELLED
 from kqs.store.sqlite import batches, follow, groups, progress, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, encode_json, json_list, json_real, real
@@ -94,8 +95,6 @@ _decode_ranked = msgspec.json.Decoder(
 ).decode
 _decode_runs = msgspec.json.Decoder(list[tuple[int, str, int, float, int, str | None]]).decode
 
-#: what alone ends a job that was cancelled while it ran
-_LAST = frozenset({State.SUCCESS, State.CANCELLED})
 #: by State
 _IS_END = [state in ENDED for state in sorted(State)]
 _WORDS = [state.word for state in sorted(State)]
@@ -119,7 +118,7 @@ def _report_any(session: Session, reports: Sequence[Report]) -> Sequence[bool | 
     fences = set(_decode_claims(packed))
     refused = [_is_refused(one, fences) for one in reports]
     verdicts = iter(report(session, [one for one, is_refused in zip(reports, refused, strict=True) if not is_refused]))
-    session.uncancelled += [one.claim.order for one in reports if one.state in _LAST and _fence(one.claim) in fences]
+    session.uncancelled += [one.claim.order for one in reports if one.state in OF_CANCELLED and _fence(one.claim) in fences]
     return [None if is_refused else next(verdicts) for is_refused in refused]
 
 
@@ -128,7 +127,7 @@ def _fence(claim: Claim) -> tuple[int, int, int | None]:
 
 
 def _is_refused(one: Report, fences: set[tuple[int, int, int | None]]) -> bool:
-    return one.state not in _LAST and _fence(one.claim) in fences
+    return one.state not in OF_CANCELLED and _fence(one.claim) in fences
 
 
 def report(session: Session, reports: Sequence[Report]) -> list[bool]:

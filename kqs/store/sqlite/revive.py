@@ -13,11 +13,11 @@ import msgspec
 
 from kqs.job import Entry, instant_of
 from kqs.states import Event, State, next_state
-from kqs.store import base
 from kqs.store import change as bounds
 from kqs.store.base import Change
 from kqs.store.checksum import checksum, given, of_keys, reordered, with_keys
 from kqs.store.keep import own_expire_s
+from kqs.store.showing import most_shown
 from kqs.store.sqlite import batches, content, follow, groups, matching, progress, resources, uniques
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.report import with_run
@@ -106,7 +106,7 @@ def _data(session: Session, change: Change, found: Sequence[Whole]) -> dict[int,
     """Return the data of those jobs, by order, that the broker is to show, or that were stored without a checksum."""
     data: dict[int, bytes] = {}
     if change.body_bytes is not None:
-        most = _most_shown(change.body_bytes)
+        most = most_shown(change.body_bytes, bounds.SLICE)
         lengths = {job.order: job.inline_bytes for job in found if job.inline_bytes is not None and job.inline_bytes <= most}
         data = content.long(session.db, lengths)
     unchecked_to = session.unchecked_to
@@ -159,16 +159,11 @@ def _entries(session: Session, change: Change, moving: Sequence[_Moving], data: 
     in_groups = groups.groups_of(session, json_list(one.order for one in free)) if session.has_groups else {}
     entries = [Entry(order, job_id, job.type, job.prio, group=in_groups.get(order)) for job, job_id, order, _ in free]
     if change.body_bytes is not None:
-        most = _most_shown(change.body_bytes)
+        most = most_shown(change.body_bytes, bounds.SLICE)
         for entry, (job, *_) in zip(entries, free, strict=True):
             entry.options = None if job.options is None else job.options.encode()
             entry.data = data.get(job.order) if job.inline_bytes is not None and job.inline_bytes <= most else None
     return entries
-
-
-def _most_shown(body_bytes: int) -> int:
-    """Return how long data may be that a broker is given of each job in a slice."""
-    return min(body_bytes, base.DATA_BYTES // bounds.SLICE)
 
 
 def _move_progress(session: Session, found: Sequence[Whole], first_order: int) -> None:

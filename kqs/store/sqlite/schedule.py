@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 from kqs.job import Entry, Rescheduled
 from kqs.states import Event, State, next_state
-from kqs.store import base
 from kqs.store.checksum import moved
+from kqs.store.ends import EXPIRED
 from kqs.store.keep import own_keep_s
+from kqs.store.showing import most_shown
 from kqs.store.sqlite import batches, follow, groups, resources
 from kqs.store.sqlite.groups import READY_PLACE
 from kqs.store.sqlite.rows import ManyRows, cut, json_list
@@ -51,7 +52,7 @@ select json_group_array(json_array({_ENTRY}, state, cast(options as text))) from
 _END_EXPIRED = ManyRows(
     "insert into jobs (type, prio, ord, state, ended_at, drop_at)",
     "('',0,?,?,?,?)",
-    f"""on conflict (ord) do update set place = {Place.ENDED:d}, state = excluded.state, error = 'expired',
+    f"""on conflict (ord) do update set place = {Place.ENDED:d}, state = excluded.state, error = '{EXPIRED}',
     ended_at = excluded.ended_at, drop_at = excluded.drop_at
     where place < 2""",
 )
@@ -101,7 +102,7 @@ def _entries(session: Session, source: str, values: tuple[object, ...], limit: i
     if body_bytes is None:
         packed, joined = session.db.execute(_PLAIN.format(source), values).fetchone()
     else:
-        most = min(body_bytes, base.DATA_BYTES // max(limit, 1))
+        most = most_shown(body_bytes, limit)
         packed, joined = session.db.execute(_WITH_DATA.format(source), (most, *values)).fetchone()
     made_id = session.ids.of
     rows = _decode_waiting(packed)
