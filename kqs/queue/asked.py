@@ -41,7 +41,7 @@ class Asked:
         #: by order; while there are any, the store should have what is journaled, soon
         self.open: dict[int, Question] = {}
         self._flushed: deque[tuple[float, Question]] = deque()  # and when it is told that it must wait no longer
-        self._decided: list[Question] = []
+        self._decided: list[Question] = []  # which are to last
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -84,19 +84,20 @@ class Asked:
             elif order in refused:
                 question.known.add(order)
             if not question.left:
-                self._decided.append(question)
-                self._wake.set()
+                if question.is_lasting:
+                    self._decided.append(question)
+                    self._wake.set()
+                else:
+                    self._tell([question])
 
     async def run(self) -> None:
-        """Tell what is decided, for ever; of unique keys when no replay can decide anew."""
+        """Tell what is decided of unique keys, when no replay can decide anew; for ever. All else was told at once."""
         while True:
             await self._wake.wait()
             self._wake.clear()
             decided, self._decided = self._decided, []
-            self._tell(question for question in decided if not question.is_lasting)
-            if lasting := [question for question in decided if question.is_lasting]:
-                await self._sync(lasting)
-                self._tell(lasting)
+            await self._sync(decided)
+            self._tell(decided)
 
     async def _sync(self, questions: Sequence[Question]) -> None:
         """Return when the store has durably decided, or nobody waits for that any more."""

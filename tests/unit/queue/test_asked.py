@@ -179,3 +179,15 @@ async def test_too_many_questions_are_refused_but_one_always_has_room(bench: Ben
     with pytest.raises(CallError) as caught:
         bench.asked.check_room(2)
     assert caught.value.call_code == "busy"
+
+
+async def test_who_need_not_wait_for_the_disk_does_not_wait_behind_who_must(bench: Bench) -> None:
+    bench.store.free.clear()
+    bench.ask("lasting", 1)
+    bench.stored(1)
+    await until(lambda: bench.store.count == 1)
+    bench.ask("passing", 2, is_lasting=False)
+    bench.stored(2)
+    assert bench.names == ["passing"]
+    bench.store.free.set()
+    await until(lambda: bench.names == ["passing", "lasting"])
