@@ -17,7 +17,7 @@ from kqs.store.mongo import MongoStore
 from kqs.store.mongo.servers import LEASE_S, LISTEN_S
 from kqs.store.mongo.tallies import RECOUNT_S
 from tests.contract.change_contract import change
-from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_job, a_report, an_entry, numbers
+from tests.contract.store_contract import FIRST, OTHER_JOURNAL, OTHER_NODE, a_claim, a_job, a_report, an_entry, numbers
 from tests.support.clock import FakeClock
 from tests.support.mongo_proxy import MongoProxy
 
@@ -276,3 +276,20 @@ async def test_what_is_deleted_while_it_is_claimed_in_vain_is_counted_no_more(
             await store._there.keep_up()
         clock.advance(RECOUNT_S)
     assert (await ours.counts())["mail"] == {State.PROCESSING: 1}
+
+
+async def test_nothing_is_kept_of_a_claim_that_failed_as_others_were_parked(
+    ours: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
+    assert numbers(await ours.wake(now + 1, 9)) == [1]
+    resources = ours._there.resources
+    monkeypatch.setattr(resources, "_park", AsyncMock(side_effect=AutoReconnect("away")))
+    with pytest.raises(StoreUnavailableError):
+        await ours.claim([an_entry(0), an_entry(1)], "w", now)
+    monkeypatch.undo()
+    assert not resources.has(a_claim(0, epoch=ours._there.session.epoch))
+    await ours._there.keep_up()
+    await ours.wake(now + 1, 9)
+    (run,) = await ours.claim([an_entry(0), an_entry(1)], "w", now)
+    assert resources.has(run.claim)

@@ -119,11 +119,11 @@ class Resources:
         granted = await self._take([min(group, key=_rank_of) for group in wanting.values()])
         if passed_over := [one for group in wanting.values() if (one := _first_called(group, granted)) is not None]:
             granted |= await self._take(passed_over)
-        held = [_held(document) for document in documents if document["_id"] in granted]
-        self._held.update((one.claim, one) for one in held)
         refused = [document for document in documents if document["_id"] not in granted]
         if refused:
             await self._park(refused)
+        held = [_held(document) for document in documents if document["_id"] in granted]
+        self._held.update((one.claim, one) for one in held)  # not before: a claim that fails is undone, and never reported
         return refused
 
     async def _take(self, firsts: Sequence[Document]) -> set[str]:
