@@ -116,8 +116,10 @@ class Resources:
         wanting: defaultdict[str, list[Document]] = defaultdict(list)
         for document in documents:
             wanting[document["resource"]].append(document)
-        granted = await self._take([min(group, key=_rank_of) for group in wanting.values()])
-        if passed_over := [one for group in wanting.values() if (one := _first_called(group, granted)) is not None]:
+        firsts = {name: min(group, key=_rank_of) for name, group in wanting.items()}
+        granted = await self._take(list(firsts.values()))
+        refused_names = [name for name, first in firsts.items() if first["_id"] not in granted and "called" not in first]
+        if passed_over := [one for name in refused_names if (one := _first_called(wanting[name])) is not None]:
             granted |= await self._take(passed_over)
         refused = [document for document in documents if document["_id"] not in granted]
         if refused:
@@ -301,11 +303,9 @@ def _rank_of(document: Mapping[str, Any]) -> tuple[int, int]:
     return (document["prio"], document["order"])
 
 
-def _first_called(group: Sequence[Document], granted: Collection[str]) -> Document | None:
-    """Return the first of a resource's claims that is called, if one that comes before it was not granted; None: none is so."""
-    called = [one for one in group if "called" in one]
-    first = min(group, key=_rank_of)
-    return None if not called or "called" in first or first["_id"] in granted else min(called, key=_rank_of)
+def _first_called(group: Sequence[Document]) -> Document | None:
+    """Return the first of a resource's claims that is called; None: none is."""
+    return min((one for one in group if "called" in one), key=_rank_of, default=None)
 
 
 def _held(document: Mapping[str, Any]) -> _Held:
