@@ -193,6 +193,44 @@ async def test_a_held_run_of_a_server_that_left_is_watched_by_another(ours: Mong
     assert await ours.report([a_report(run.claim, at=now)]) == [True]
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["taken from a server that lives", "adopted"])
+async def test_a_held_run_is_an_orphan_again_of_which_nobody_heard_that_it_is_its_own(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, is_gone: bool
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now, None, held=True)
+    if is_gone:
+        await theirs.close()
+    orphans = await ours.orphans(9)
+    proxy.lose_answer("update")
+    with pytest.raises(StoreUnavailableError):
+        await (ours.adopt(orphans) if is_gone else ours.take(run.claim))
+    assert await ours.orphans(9) == []
+    await ours._there.keep_up()
+    (orphan,) = await ours.orphans(9)
+    assert await ours.adopt([orphan]) == [True]
+    await ours._there.keep_up()
+    assert await ours.orphans(9) == []
+    assert await ours.report([a_report(run.claim, State.GHOST, at=now, ghosts=1, by_watcher=True)]) == [True]
+
+
+async def test_a_held_run_that_is_taken_again_after_its_answer_was_lost_stays_where_it_is(
+    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float
+) -> None:
+    ours = make_mongo_store(proxy.uri)
+    await ours.open("e" * 32, "00c0ffef")
+    await ours.insert([a_job(0)], 1, "w", now)
+    (run,) = await theirs.claim([an_entry(0)], "w2", now, None, held=True)
+    proxy.lose_answer("update")
+    with pytest.raises(StoreUnavailableError):
+        await ours.take(run.claim)
+    assert await ours.take(run.claim) is not None
+    await ours._there.keep_up()
+    assert await theirs.orphans(9) == []
+
+
 async def test_a_held_run_may_be_watched_by_another_server_while_its_own_lives(
     ours: MongoStore, theirs: MongoStore, now: float
 ) -> None:

@@ -31,7 +31,9 @@ class Claimer:
         self._session = session
         self._resources = resources
         self._servers = servers
+        # by mark, of claims and of adoptions whose answers were lost
         self._looks_left: dict[int, int] = {}
+        self._adoption_looks_left: dict[int, int] = {}
 
     async def claim(
         self,
@@ -122,16 +124,26 @@ class Claimer:
         self._looks_left[mark] = _LOOKS
 
     async def take_back(self) -> None:
-        """Undo the claims that nobody was told of: their jobs are due at once, but what was cancelled is given to `orphans`."""
-        if not self._looks_left:
-            return
+        """Undo the claims that nobody was told of: their jobs are due at once, but what was cancelled is given to `orphans`.
+
+        So are held runs that are this server's by an adoption of which it was not told: it does not watch over them.
+        """
+        if self._looks_left:
+            await self._take_back_claims()
+        if self._adoption_looks_left:
+            marks = list(self._adoption_looks_left)
+            ours = {"owner": self._session.epoch, "held": True, "mark": {"$in": marks}, "place": int(Place.RUNNING)}
+            await self._session.jobs.update_many(ours, {"$set": {"owner": NOBODY}})
+            self._adoption_looks_left = _after_a_look(self._adoption_looks_left)
+
+    async def _take_back_claims(self) -> None:
         ours = {"owner": self._session.epoch, "mark": {"$in": list(self._looks_left)}, "place": int(Place.RUNNING)}
         waiting = {"$set": {"place": int(Place.LATER), "wake_at": 0.0}, "$unset": {"owner": "", "held": ""}}
         undone = await self._session.jobs.update_many({**ours, "cancel_at": None}, waiting)
         if undone.matched_count:
             self._session.tallies.doubt()  # a count may have met them while they ran
         await self._session.jobs.update_many({**ours, "cancel_at": {"$gt": 0.0}}, {"$set": {"owner": NOBODY}})
-        self._looks_left = {mark: left - 1 for mark, left in self._looks_left.items() if left > 1}
+        self._looks_left = _after_a_look(self._looks_left)
 
     async def orphans(self, limit: int, keep_damaged_s: float | None) -> list[Run]:
         """See Store.orphans.
@@ -179,7 +191,8 @@ class Claimer:
         return run_of(ours[0], b"") if ours else None
 
     def _doubt_adoption(self, mark: int) -> None:
-        """Leave it: whoever asks for orphans again finds what was adopted by nobody, and `adopt` what was."""
+        """Have the runs be orphans again, unless the adoption is repeated, as it is when their workers touch them again."""
+        self._adoption_looks_left[mark] = _LOOKS
 
     async def _claimed_by_others(self, living: set[int], limit: int) -> list[tuple[Document, bytes | None]]:
         """Return up to `limit` such jobs with their data, until that is too much."""
@@ -196,6 +209,11 @@ class Claimer:
         finally:
             await cursor.close()
         return found
+
+
+def _after_a_look(looks_left: Mapping[int, int]) -> dict[int, int]:
+    """Return for which marks is to be looked again, and how often."""
+    return {mark: left - 1 for mark, left in looks_left.items() if left > 1}
 
 
 def _is_at_most(length: int) -> Document:
