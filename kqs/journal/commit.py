@@ -323,11 +323,12 @@ class GroupCommit:
         self._tell_untold()
         batch, self._under_way = self._under_way, []
         records = [*batch, *self._open.take_all()]
-        told = self.acceptance.fail(error, self._kept.current.name, len(records))
+        told = self.acceptance.fail(error)
         if self.acceptance.condition is Condition.FAILED:
             self._try_to_reopen()
         self._hearing.failed()
         self._tell(records, told)
+        self.acceptance.tell_failure(self._kept.current.name, len(records))
         return told
 
     def _try_to_reopen(self) -> None:

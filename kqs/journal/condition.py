@@ -96,13 +96,16 @@ class Acceptance:
         self.condition = _AFTER.get((before, event), before)
         return self.condition is not before
 
-    def fail(self, error: BaseException | None, segment: str, records: int) -> JournalFailedError:
+    def fail(self, error: BaseException | None) -> JournalFailedError:
         """Take in that an attempt at the disk failed; return what those hear whose records are not kept."""
         self.failures += 1
         self._failure = _told(error)
-        self._failing.met(segment=segment, records=records, error=self._failure)
         self.take(Event.FAILED)
         return self._lost()
+
+    def tell_failure(self, segment: str, records: int) -> None:
+        """Tell in the log of the last failure, which so many records met."""
+        self._failing.met(segment=segment, records=records, error=self._failure)
 
     def give_up(self, error: BaseException) -> JournalFailedError:
         """As `fail`, of an error that nothing foresees."""
