@@ -104,7 +104,7 @@ class Disk:
     def roll(self) -> Segment:
         """Begin the next segment. Raises: as `check`, `Writer.roll`."""
         self.check()
-        return self._writer.roll()
+        return self._begin()
 
     def reopen(self) -> tuple[Segment, Free]:
         """Begin a new segment after a failure, if the folder is ours and nothing that is needed is missing from it.
@@ -117,7 +117,17 @@ class Disk:
             self._writer.check_alone()
             self._is_alone = True
         self._writer.check_unless_stored(self._kept.checkpoint_seq)
-        return self._writer.roll(), self.measure()
+        return self._begin(), self.measure()
+
+    def _begin(self) -> Segment:
+        """Begin the next segment, and see that this was in the folder that is ours: it may have been replaced meanwhile."""
+        segment = self._writer.roll()
+        try:
+            self._lock.check_folder()
+        except BaseException:
+            self._writer.abandon()
+            raise
+        return segment
 
     def reserve(self, free: Free) -> Callable[[], None] | None:
         """Return how to keep room for the next start, if there is plenty and none is kept; it takes the disk some time."""

@@ -122,6 +122,29 @@ async def test_what_is_put_back_is_gone_on_from(name: str, tmp_path: Path) -> No
     await journal.stop()
 
 
+@pytest.mark.parametrize("fault", ["as it is full", "after a failure"])
+async def test_a_segment_that_was_begun_in_another_folder_takes_nothing(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JournalDisk, "LOOK_S", 3600)
+    journal = await a_started(files := FaultyFiles(memory := MemoryFiles()), segment_bytes=256)
+    await appended(journal, a_record("kept" * 20))
+    is_replaced = False
+
+    def replace_as_it_is_made(_index: int, name: str) -> OSError | None:
+        nonlocal is_replaced
+        if name == "create" and not is_replaced:
+            is_replaced = True
+            memory.replace_dir(DIR)
+        return OSError(errno.EIO, "gone") if name == "write" and fault == "after a failure" and not is_replaced else None
+
+    files.plan = replace_as_it_is_made
+    with pytest.raises(JournalFailedError):
+        await appended(journal, a_record("fails" if fault == "after a failure" else "to another folder" * 10))
+    await until_failed(journal, "was removed or replaced")
+    with pytest.raises(JournalFailedError):
+        journal.append(a_record("to another folder"))
+    await journal.stop()
+
+
 async def test_a_lost_segment_is_gone_on_from_once_the_store_has_all_of_it() -> None:
     journal = await a_started(files := MemoryFiles())
     await appended(journal, a_record("one"))
