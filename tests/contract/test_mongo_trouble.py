@@ -320,7 +320,7 @@ async def test_counts_are_right_again_after_an_insert_that_failed_when_its_jobs_
         raise AutoReconnect("away")
 
     jobs = [a_job(0, resource="r"), a_job(1, resource="r")]
-    monkeypatch.setattr(store._there.resources, "wait_for", away)
+    monkeypatch.setattr(store._there.resources.calls, "wait_for", away)
     with pytest.raises(StoreUnavailableError):
         await store.insert(jobs, 1, "w1", now)
     monkeypatch.undo()
