@@ -152,7 +152,7 @@ class Oracle:
             record = records[job.id]
             job.after = () if record.after is None else tuple(record.after.ids)
             job.awaits = set(record.awaits)
-            job.batch = record.batch if record.state not in ENDED else None
+            job.batch = record.batch if record.state not in ENDED and not _is_of_another(record, records) else None
             lost = [id_ for id_ in job.awaits if id_ not in self.jobs or self.jobs[id_].state in ENDED]
             assert not lost, f"{job} waits for {lost}, which have ended"
             if record.tally is not None:
@@ -456,6 +456,12 @@ class Oracle:
             and job.type in taken
             and (job.resource is None or (job.resource not in busy and job.resource not in held_up))
         ]
+
+
+def _is_of_another(member: JobRecord, records: Mapping[str, JobRecord]) -> bool:
+    """Tell whether the batch that a member names is a later one of that id: its own `then` is gone."""
+    then = records.get(member.batch or "")
+    return then is not None and member.accepted_at < then.accepted_at
 
 
 def _is_seen(job: Job, now: float) -> bool:
