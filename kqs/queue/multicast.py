@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from kqs.job import Accepted, Report, Run, first_run
 from kqs.store.base import MOST_ENDS, Known, Store
+from kqs.store.keyed import aliases_of, led_on
 
 #: judges the success of a run: its result
 Judged = Callable[[Run, bytes], Report]
@@ -46,13 +47,13 @@ class Joins:
     def note(self, jobs: Sequence[Accepted], found: Known) -> None:
         """Take in what the store has made of jobs."""
         if found.joined:
-            self._ids.update((job.id, found.joined[job.order]) for job in jobs if job.order in found.joined)
+            self._ids |= aliases_of(jobs, found.joined)
 
     def heed(self, jobs: Sequence[Accepted]) -> None:
         """Let jobs that wait for such as were joined wait for those that these were joined to."""
         for job in jobs if self._ids else ():
             if job.after is not None and not self._ids.keys().isdisjoint(job.after.ids):
-                job.after = job.after._replace(ids=tuple(dict.fromkeys(self._ids.get(id_, id_) for id_ in job.after.ids)))
+                job.after = job.after._replace(ids=tuple(led_on(job.after.ids, self._ids)))
 
 
 class _Inserted(NamedTuple):

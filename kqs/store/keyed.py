@@ -1,12 +1,13 @@
 """In which order the jobs of a batch that have unique keys are decided: as if they had come one by one, many at a time.
 
 An engine stores the `first` of them that its records let, then `decided` says whose verdict that is, and the next round
-follows. A job without a key is among them if one with a key, before it in the batch, has its id.
+follows. A job without a key is among them if one with a key, before it in the batch, has its id. Whoever waits for a job that
+is joined to another waits for that one (`led_on`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from kqs.job import Accepted
@@ -29,6 +30,16 @@ def pairs_of(jobs: Sequence[Accepted]) -> dict[Pair, None]:
 def holders_of(made: Sequence[Accepted]) -> dict[Pair, str]:
     """Return who has which key of jobs that were just stored: a job that is stored with its end has none."""
     return {pair_of(job): job.id for job in made if job.unique is not None and job.end is None}
+
+
+def aliases_of(jobs: Iterable[Accepted], joined: Mapping[int, str]) -> dict[str, str]:
+    """Return, by the ids of those of some jobs that were joined to others, the ids of these. joined: as `Known` has it."""
+    return {job.id: joined[job.order] for job in jobs if job.order in joined}
+
+
+def led_on(ids: Iterable[str], aliases: Mapping[str, str]) -> list[str]:
+    """Return the jobs that are waited for, each once, where `ids` were meant."""
+    return list(dict.fromkeys([aliases.get(id_, id_) for id_ in ids]))
 
 
 def in_turn(jobs: Sequence[Accepted]) -> Iterator[Sequence[Accepted]]:

@@ -22,6 +22,7 @@ from kqs.job import Accepted, Entry
 from kqs.states import Event, State, next_state
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
+from kqs.store.keyed import led_on
 from kqs.store.mongo.batches import Batches
 from kqs.store.mongo.client import Document
 from kqs.store.mongo.documents import Place, entry_fields, entry_of
@@ -104,7 +105,7 @@ class Follower:
         ]
         for one in ours:
             if "after" in one:
-                one["after"] = list(dict.fromkeys([aliases.get(id_, id_) for id_ in one["after"]]))
+                one["after"] = led_on(one["after"], aliases)
             one["asks"] = asks_of(one)
         say = self._noted.use()
         applied = await self._ask(ours, now, doubt)

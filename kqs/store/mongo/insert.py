@@ -100,7 +100,7 @@ class Inserter:
         children = [job for job in (*thens, *others) if job.may_wait and job.order not in joined]
         if children:
             self._stored.update({job.order for job in others}.difference(known, joined))
-            aliases = {job.id: joined[job.order] for job in others if job.order in joined}
+            aliases = keyed.aliases_of(others, joined)
             held = await self._follower.stand_new(children, aliases, known, self._doubted.add, now)
             parked.difference_update({job.order for job in children} - held)
             parked |= held

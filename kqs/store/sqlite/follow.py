@@ -23,6 +23,7 @@ from kqs.options import MOST_AFTER
 from kqs.states import ENDED, Event, State, next_state
 from kqs.store.base import Following
 from kqs.store.keep import own_keep_s
+from kqs.store.keyed import led_on
 from kqs.store.parents import DELETED, in_vain, is_bad
 from kqs.store.sqlite import batches, resources
 from kqs.store.sqlite.groups import READY_PLACE
@@ -151,8 +152,7 @@ def stand_new(session: Session, jobs: Sequence[Accepted], aliases: Mapping[str, 
     said: dict[int, _Said] = {}
     for job in jobs:
         after = job.after or After(())
-        ids = list(dict.fromkeys([aliases.get(id_, id_) for id_ in after.ids]))
-        said[job.order] = _Said(after.is_any_end, job.due_at, ids)
+        said[job.order] = _Said(after.is_any_end, job.due_at, led_on(after.ids, aliases))
     _note(session, said)
     return _stand(session, said, {job.order: batches.parent_of(job.id) for job in jobs if job.members is not None})
 

@@ -60,7 +60,7 @@ def _insert_tied(
     if members and known:
         batches.enter(session, members, known)
     if children := [job for job in (*thens, *jobs) if job.may_wait]:
-        aliases = {job.id: joined[job.order] for job in jobs if job.order in joined}
+        aliases = keyed.aliases_of(jobs, joined)
         _stand(session, children, now, known, aliases, parked)
     if members or thens:
         batches.reach(session, [*thens, *members])
