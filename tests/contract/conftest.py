@@ -102,6 +102,14 @@ async def ours(make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
 
 
 @pytest.fixture
+async def proxied(proxy: MongoProxy, make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
+    """A third one, whose way to the database is `proxy`."""
+    store = make_mongo_store(proxy.uri)
+    await store.open("e" * 32, "00c0ffef")
+    return store
+
+
+@pytest.fixture
 async def theirs(ours: MongoStore, make_mongo_store: Callable[..., MongoStore]) -> MongoStore:
     """Another server's, on the same database, opened after that."""
     store = make_mongo_store()

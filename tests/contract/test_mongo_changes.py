@@ -186,18 +186,16 @@ async def test_a_deleted_run_and_the_next_job_of_its_id_are_two(ours: MongoStore
 
 
 async def test_it_hears_of_it_although_its_look_failed(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0)], 1, "w", now)
-    (run,) = await ours.claim([an_entry(0)], "w", now)
-    assert await heard(ours) == []
+    await proxied.insert([a_job(0)], 1, "w", now)
+    (run,) = await proxied.claim([an_entry(0)], "w", now)
+    assert await heard(proxied) == []
     await change(theirs, Verb.DELETE, now=now, is_forced=True)
     proxy.lose_answer("find")
     with pytest.raises(StoreUnavailableError):
-        await heard(ours)
-    assert await heard(ours) == [run.claim]
+        await heard(proxied)
+    assert await heard(proxied) == [run.claim]
 
 
 async def test_who_could_not_ring_rings_later(

@@ -202,36 +202,34 @@ async def test_what_a_deleted_held_run_has_is_free_when_its_server_has_started_a
 
 @pytest.mark.parametrize("after", range(8))
 async def test_what_is_cancelled_while_it_is_claimed_in_vain_ends(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, clock: FakeClock, now: float, after: int
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, clock: FakeClock, now: float, after: int
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
+    await proxied.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
     (run,) = await theirs.claim([an_entry(0)], "w2", now)
-    assert numbers(await ours.wake(now + 1, 9)) == [1]
+    assert numbers(await proxied.wake(now + 1, 9)) == [1]
     cancelled: list[Changed] = []
 
     async def cancel() -> None:
         cancelled.extend((await change(theirs, Verb.CANCEL, Filter(ids=(a_job(1).id,)), now=now + 1)).changed)
 
     proxy.meanwhile((after, cancel))
-    assert await granted(ours, now + 1) == []
+    assert await granted(proxied, now + 1) == []
     if not proxy.is_interrupted:
         await cancel()
         proxy.meanwhile()
     assert len(cancelled) == 1
-    for orphan in await ours.orphans(9):
-        assert await ours.report([a_report(orphan.claim, State.GHOST, at=now + 1)]) == [None]
-        assert await ours.report([a_report(orphan.claim, State.CANCELLED, at=now + 1)]) == [True]
-    record = await ours.job(a_job(1).id)
+    for orphan in await proxied.orphans(9):
+        assert await proxied.report([a_report(orphan.claim, State.GHOST, at=now + 1)]) == [None]
+        assert await proxied.report([a_report(orphan.claim, State.CANCELLED, at=now + 1)]) == [True]
+    record = await proxied.job(a_job(1).id)
     assert record is not None
     assert record.state is State.CANCELLED
     assert await theirs.report([a_report(run.claim, at=now + 1)]) == [True]
-    await ours._there.keep_up()
+    await proxied._there.keep_up()
     assert await theirs.holder("r") is None
-    for store in (ours, theirs):
+    for store in (proxied, theirs):
         await store._there.session.tallies.flush()
-    assert (await ours.counts())["mail"] == {State.SUCCESS: 1, State.CANCELLED: 1}
+    assert (await proxied.counts())["mail"] == {State.SUCCESS: 1, State.CANCELLED: 1}
 
 
 async def test_who_could_not_call_others_for_a_free_resource_does_so_later(
@@ -253,29 +251,27 @@ async def test_who_could_not_call_others_for_a_free_resource_does_so_later(
 
 @pytest.mark.parametrize("after", range(8))
 async def test_what_is_deleted_while_it_is_claimed_in_vain_is_counted_no_more(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, clock: FakeClock, now: float, after: int
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, clock: FakeClock, now: float, after: int
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
+    await proxied.insert([a_job(0, resource="r"), a_job(1, resource="r", due_at=now + 1)], 1, "w", now)
     await theirs.claim([an_entry(0)], "w2", now)
-    assert numbers(await ours.wake(now + 1, 9)) == [1]
+    assert numbers(await proxied.wake(now + 1, 9)) == [1]
     deleted: list[Changed] = []
 
     async def delete() -> None:
         deleted.extend((await change(theirs, Verb.DELETE, Filter(ids=(a_job(1).id,)), now=now + 1, is_forced=True)).changed)
 
     proxy.meanwhile((after, delete))
-    assert await granted(ours, now + 1) == []
+    assert await granted(proxied, now + 1) == []
     if not proxy.is_interrupted:
         await delete()
         proxy.meanwhile()
     assert len(deleted) == 1
     for _ in range(2 * ROUNDS):  # two counts, and what each finds amiss is put right in the round behind
-        for store in (ours, theirs):
+        for store in (proxied, theirs):
             await store._there.keep_up()
         clock.advance(RECOUNT_S)
-    assert (await ours.counts())["mail"] == {State.PROCESSING: 1}
+    assert (await proxied.counts())["mail"] == {State.PROCESSING: 1}
 
 
 async def test_nothing_is_kept_of_a_claim_that_failed_as_others_were_parked(

@@ -195,39 +195,35 @@ async def test_a_held_run_of_a_server_that_left_is_watched_by_another(ours: Mong
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["taken from a server that lives", "adopted"])
 async def test_a_held_run_is_an_orphan_again_of_which_nobody_heard_that_it_is_its_own(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, is_gone: bool
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float, is_gone: bool
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0)], 1, "w", now)
+    await proxied.insert([a_job(0)], 1, "w", now)
     (run,) = await theirs.claim([an_entry(0)], "w2", now, None, held=True)
     if is_gone:
         await theirs.close()
-    orphans = await ours.orphans(9)
+    orphans = await proxied.orphans(9)
     proxy.lose_answer("update")
     with pytest.raises(StoreUnavailableError):
-        await (ours.adopt(orphans) if is_gone else ours.take(run.claim))
-    assert await ours.orphans(9) == []
-    await ours._there.keep_up()
-    (orphan,) = await ours.orphans(9)
-    assert await ours.adopt([orphan]) == [True]
-    await ours._there.keep_up()
-    assert await ours.orphans(9) == []
-    assert await ours.report([a_report(run.claim, State.GHOST, at=now, ghosts=1, by_watcher=True)]) == [True]
+        await (proxied.adopt(orphans) if is_gone else proxied.take(run.claim))
+    assert await proxied.orphans(9) == []
+    await proxied._there.keep_up()
+    (orphan,) = await proxied.orphans(9)
+    assert await proxied.adopt([orphan]) == [True]
+    await proxied._there.keep_up()
+    assert await proxied.orphans(9) == []
+    assert await proxied.report([a_report(run.claim, State.GHOST, at=now, ghosts=1, by_watcher=True)]) == [True]
 
 
 async def test_a_held_run_that_is_taken_again_after_its_answer_was_lost_stays_where_it_is(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0)], 1, "w", now)
+    await proxied.insert([a_job(0)], 1, "w", now)
     (run,) = await theirs.claim([an_entry(0)], "w2", now, None, held=True)
     proxy.lose_answer("update")
     with pytest.raises(StoreUnavailableError):
-        await ours.take(run.claim)
-    assert await ours.take(run.claim) is not None
-    await ours._there.keep_up()
+        await proxied.take(run.claim)
+    assert await proxied.take(run.claim) is not None
+    await proxied._there.keep_up()
     assert await theirs.orphans(9) == []
 
 
@@ -841,18 +837,16 @@ async def test_what_others_do_to_what_waits_is_told_later(
 
 @pytest.mark.parametrize("after", range(4))
 async def test_what_takes_the_place_of_an_expired_job_just_then_does_not_expire(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float, after: int
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0, id="x", expire_at=now)], 1, "w", now)
+    await proxied.insert([a_job(0, id="x", expire_at=now)], 1, "w", now)
 
     async def replace() -> None:
         await change(theirs, Verb.DELETE, Filter(ids=("x",)), now=now)
         await theirs.insert([a_job(9, id="x")], 1, "w", now)
 
     proxy.meanwhile((after, replace))
-    await ours.expire(now, 9, None)
+    await proxied.expire(now, 9, None)
     if not proxy.is_interrupted:
         await replace()
     record = await theirs.job("x")
@@ -862,42 +856,38 @@ async def test_what_takes_the_place_of_an_expired_job_just_then_does_not_expire(
 
 @pytest.mark.parametrize("after", range(4))
 async def test_what_runs_and_waits_again_as_it_expires_is_counted_as_it_ends(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float, after: int
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0, expire_at=now)], 1, "w", now)
+    await proxied.insert([a_job(0, expire_at=now)], 1, "w", now)
 
     async def run() -> None:
         for each in await theirs.claim([an_entry(0)], "w", now):
             await theirs.report([a_report(each.claim, State.RETRY, at=now, failures=1)])
 
     proxy.meanwhile((after, run))
-    ended = [*await ours.expire(now, 9, None), *await ours.expire(now, 9, None)]
+    ended = [*await proxied.expire(now, 9, None), *await proxied.expire(now, 9, None)]
     proxy.meanwhile()
     assert ended == [a_job(0).id]
     await theirs.counts()  # writes what it has counted
-    assert (await ours.counts())["mail"] == {State.FAIL: 1}
+    assert (await proxied.counts())["mail"] == {State.FAIL: 1}
 
 
 @pytest.mark.parametrize("after", range(5))
 async def test_who_is_called_as_it_expires_leaves_its_resource_to_the_next(
-    theirs: MongoStore, proxy: MongoProxy, make_mongo_store: MakeStore, now: float, after: int
+    theirs: MongoStore, proxy: MongoProxy, proxied: MongoStore, now: float, after: int
 ) -> None:
-    ours = make_mongo_store(proxy.uri)
-    await ours.open("e" * 32, "00c0ffef")
-    await ours.insert([a_job(0, resource="r"), a_job(1, resource="r", expire_at=now), a_job(2, resource="r")], 1, "w", now)
+    await proxied.insert([a_job(0, resource="r"), a_job(1, resource="r", expire_at=now), a_job(2, resource="r")], 1, "w", now)
     (run,) = await theirs.claim([an_entry(0)], "w", now)
 
     async def end() -> None:
         assert await theirs.report([a_report(run.claim, at=now)]) == [True]
 
     proxy.meanwhile((after, end))
-    ended = [*await ours.expire(now, 9, None), *await ours.expire(now, 9, None)]
+    ended = [*await proxied.expire(now, 9, None), *await proxied.expire(now, 9, None)]
     assert ended == [a_job(1).id]
     if not proxy.is_interrupted:
         await end()
-    assert numbers(await ours.claim([an_entry(2)], "w", now)) == [2]
+    assert numbers(await proxied.claim([an_entry(2)], "w", now)) == [2]
 
 
 @pytest.mark.parametrize("after", range(6))
