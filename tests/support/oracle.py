@@ -542,7 +542,7 @@ def _ways_of_life(oracle: Oracle, job: Job, has_begun: bool, is_held: bool, goes
             as_it_is = replace(job)
             oracle.go_on(as_it_is)
             return [as_it_is]
-        ghost, called_off = replace(job), replace(job)
+        ghost, called_off = replace(job, began_with=None), replace(job, began_with=None)  # that died with the server
         oracle.ghost(ghost)
         if not job.is_cancelled:
             return [ghost]
