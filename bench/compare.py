@@ -83,6 +83,7 @@ def _unpack(commit: str, folder: Path) -> str:
         raise SystemExit(f"bench.compare: no commit {commit!r} here")
     archive = subprocess.run(["git", "archive", commit, "kqs", "bench"], cwd=root, stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
+        tree.extraction_filter = getattr(tarfile, "data_filter", None)  # Python below 3.11.4 has none
         tree.extractall(folder)
     return found.stdout.strip()
 

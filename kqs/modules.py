@@ -38,7 +38,6 @@ def load_modules(names: Iterable[str], where: str = IN_CONFIG) -> Registry:
     """
     if not sys.flags.safe_path and (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    importlib.invalidate_caches()
     registry = handlers.default_registry
     for name in names:
         known = registry.types

@@ -33,9 +33,12 @@ class _Mortal:
         self.how = ""
         self.task: asyncio.Task[Any]
 
+    async def live(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do `work` until it is over, or the task is woken to end."""
+        return await self._steps(work)
+
     @types.coroutine
-    def live(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Do `work` step by step, until it is over, or the task is woken to end."""
+    def _steps(self, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
         step, given = work.send, None
         while True:
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -96,10 +98,10 @@ AWAITED = {
 
 
 @pytest.fixture
-def db() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    schema.prepare(db, "0" * 32, "abcdef12")
-    return db
+def db() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        schema.prepare(db, "0" * 32, "abcdef12")
+        yield db
 
 
 def plan(db: sqlite3.Connection, statement: str) -> list[str]:

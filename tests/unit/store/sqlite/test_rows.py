@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -12,10 +14,10 @@ INSERT = ManyRows("insert into t (a, b)", "(?,?)", "on conflict do nothing")
 
 
 @pytest.fixture
-def db() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute("create table t (a integer primary key, b text)")
-    return db
+def db() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.execute("create table t (a integer primary key, b text)")
+        yield db
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 7, 100, 129, 255, 256, 257, 513, 1000])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -10,10 +12,10 @@ from kqs.store.sqlite.tallies import Tallies
 
 
 @pytest.fixture
-def db() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    schema.prepare(db, "0" * 32, "abcdef12")
-    return db
+def db() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        schema.prepare(db, "0" * 32, "abcdef12")
+        yield db
 
 
 def test_changes_add_up_over_writes(db: sqlite3.Connection) -> None:
