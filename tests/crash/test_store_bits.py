@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,9 @@ def length_of(number: int) -> int:
 def cell_of(path: Path, job: str) -> range:
     """Return where the cell of the job's record stands in the file: between its neighbours, which came before and after it."""
     content = path.read_bytes()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         rows = db.execute("select ord, crc32c, resource, grp, unique_key from jobs").fetchall()
         behind = {order: length_of(total) + sum(len(key or "") for key in keys) for order, total, *keys in rows}
-    db.close()
 
     def end(n: int, data: bytes) -> int:
         return content.index(data) + len(data) + behind[FIRST + n]
@@ -108,13 +108,12 @@ async def test_a_column_of_any_other_content_fails_its_job_alone(tmp_path: Path,
     await store.open(JOURNAL, NODE)
     await store.insert([a_job(1), JOBS["with everything"], a_job(9)], 1, "w", NOW)
     await store.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("pragma ignore_check_constraints = on")
         try:
             db.execute(f"update jobs set {column} = ? where ord = ?", (value, FIRST + 5))
         except sqlite3.IntegrityError:
             pytest.skip("the schema refuses it")
-    db.close()
     runs, counts, error = await start_and_claim(path)
     assert {run.claim.order - FIRST for run in runs} == {1, 9}
     assert sum(n for states in counts.values() for n in states.values()) == 3
@@ -167,6 +166,5 @@ async def test_a_run_of_a_boot_that_never_was_is_given_back_or_ended(tmp_path: P
 
 
 def alter(path: Path, column: str, value: object) -> None:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute(f"update jobs set {column} = ? where ord = ?", (value, FIRST + 5))
-    db.close()

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -261,18 +262,16 @@ async def test_what_is_no_database_is_refused_and_left_alone(path: Path, make_st
 
 
 async def test_other_peoples_database_is_refused(path: Path, make_store: Callable[[], SqliteStore]) -> None:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("create table t (x)")
-    db.close()
     with pytest.raises(StoreCorruptError, match="no KQS store"):
         await make_store().open(JOURNAL, NODE)
 
 
 async def test_newer_version_is_refused(store: SqliteStore, path: Path, make_store: Callable[[], SqliteStore]) -> None:
     await store.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("pragma user_version = 99")
-    db.close()
     with pytest.raises(StoreCorruptError, match="version 99"):
         await make_store().open(JOURNAL, NODE)
 

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,8 @@ async def test_what_is_stored_since_is_checked(path: Path, make_store: Callable[
     await store.open(JOURNAL, NODE)
     await store.insert([a_job(9)], 3, "w", NOW)
     await store.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("update jobs set data = '7', crc32c = null where ord = ?", (FIRST + 9,))
-    db.close()
     again = make_store()
     await again.open(JOURNAL, NODE)
     assert numbers(await again.claim([an_entry(8), an_entry(9)], "w", NOW)) == [8]
@@ -99,17 +99,15 @@ async def test_a_step_that_fails_leaves_the_old_version(
     def fail(_db: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         before = db.execute("select sql from sqlite_schema").fetchall()
-    db.close()
     monkeypatch.setattr(upgrades, "_STEPS", (*upgrades._STEPS, fail))
     monkeypatch.setattr(tables, "SCHEMA_VERSION", tables.SCHEMA_VERSION + 1)
     with pytest.raises(Exception, match="I/O"):
         await make_store().open(JOURNAL, NODE)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("pragma user_version").fetchone() == (version,)
         assert db.execute("select sql from sqlite_schema").fetchall() == before
-    db.close()
 
 
 def set_back(path: Path, version: int) -> None:
@@ -142,7 +140,7 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
     await store.insert([a_job(9), a_job(11, group="g", unique="k")], 3, "w", NOW)
     await store.close()
     set_back(path, version)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("pragma user_version").fetchone() == (version,)
         if version < 7:
             (total,) = db.execute("select crc32c from jobs where ord = ?", (FIRST + 11,)).fetchone()
@@ -152,7 +150,6 @@ async def test_it_can_be_set_back_and_forth(path: Path, version: int, make_store
         columns = {"ord": FIRST + 10, "type": "mail", "prio": 10000, "data": b"10", **total}
         db.execute(f"insert into jobs ({','.join(columns)}) values ({','.join('?' * len(columns))})", [*columns.values()])
         db.execute("update meta set last_order = ?, fed_seq = 4", (FIRST + 11,))
-    db.close()
     again = make_store()
     assert (await again.open(JOURNAL, NODE)).fed_seq == 4
     assert numbers(await again.claim([an_entry(n) for n in (0, 9, 10, 11)], "w", NOW)) == [0, 9, 10, 11]
@@ -166,17 +163,15 @@ async def test_what_keeps_jobs_apart_is_checked_of_those_that_are_stored_or_retr
     await store.open(JOURNAL, NODE)
     await store.insert([a_job(9)], 3, "w", NOW)
     await store.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("update jobs set grp = 'g' where ord in (?, ?, ?)", (FIRST, FIRST + 6, FIRST + 9))
-    db.close()
     again = make_store()
     await again.open(JOURNAL, NODE)
     await again.change(Change(Verb.RETRY, Filter(ids=(IDS.of(FIRST + 6),)), NOW, 2**62), None, FIRST + 20)
     assert numbers(await again.claim([an_entry(0), an_entry(9)], "w", NOW)) == [0]
     await again.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("update jobs set grp = 'h' where ord = ?", (FIRST + 20,))
-    db.close()
     last = make_store()
     await last.open(JOURNAL, NODE)
     assert numbers(await last.claim([an_entry(20)], "w", NOW)) == []
@@ -192,10 +187,9 @@ async def test_jobs_that_wait_for_their_resource_are_ready_in_older_versions(
     assert numbers(await store.claim([an_entry(9), an_entry(10)], "w", NOW)) == [9]
     await store.close()
     set_back(path, version)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("select place from jobs where ord = ?", (FIRST + 10,)).fetchone() == (tables.Place.READY,)
         db.execute("update jobs set place = 3, state = 5 where ord = ?", (FIRST + 10,))  # as that version runs it
-    db.close()
     again = make_store()
     await again.open(JOURNAL, NODE)
     await again.insert([a_job(n, resource="r") for n in (11, 12)], 4, "w", NOW)
@@ -223,18 +217,16 @@ async def test_progress_whose_job_an_older_version_deleted_is_gone(
     assert await store.save([Progress(run.claim, b"1") for run in runs], durable=False) == [True, True]
     await store.close()
     set_back(path, version)
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("delete from jobs where ord = ?", (FIRST,))
-    db.close()
     again = make_store()
     await again.open(JOURNAL, NODE)
     record = await again.job(IDS.of(FIRST + 8))
     assert record is not None
     assert record.progress == b"1"
     await again.close()
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         assert db.execute("select ord from progress").fetchall() == [(FIRST + 8,)]
-    db.close()
 
 
 @pytest.fixture
@@ -269,14 +261,13 @@ async def test_lines_are_right_after_a_time_with_the_older_version(
     assert numbers(await store.claim([an_entry(3), an_entry(0)], "w", NOW)) == [3, 0]
     await store.close()
     set_back(with_groups, 6)
-    with sqlite3.connect(with_groups) as db:
+    with closing(sqlite3.connect(with_groups)) as db, db:
         ready = "select ord from jobs indexed by grouped where place = -1 and type = 'mail' order by grp, prio, ord"
         assert [order - FIRST for (order,) in db.execute(ready)] == [1, 2, 5]
         assert db.execute("select name from sqlite_schema where type in ('trigger', 'view') or name = 'line'").fetchall() == []
         # as that version does: one is claimed, one becomes ready
         db.execute("update jobs set place = 2, state = 2, attempt = 1, epoch = 3 where ord = ?", (FIRST + 1,))
         db.execute("update jobs set place = -1, state = 0 where ord = ?", (FIRST + 3,))
-    db.close()
     again = make_store()
     await again.open(JOURNAL, NODE)
     assert await in_turn(again) == [3, 5, 2]

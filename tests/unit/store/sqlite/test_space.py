@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,10 +126,9 @@ async def test_a_busy_store_shrinks_between_its_transactions(path: Path, monkeyp
 
 
 def test_a_file_that_cannot_shrink_stays_as_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with sqlite3.connect(path) as db:
+    with closing(sqlite3.connect(path)) as db, db:
         db.execute("create table old (x)")
         db.execute("drop table old")
-    db.close()
     monkeypatch.setattr(schema, "_is_empty", lambda _db: True)
     session = Session(path, 1 << 20, 1 << 20, lambda: 1.0)
     session.open("0" * 32, "abcdef12")
