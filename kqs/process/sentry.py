@@ -32,6 +32,7 @@ from kqs.newthread import new_thread
 from kqs.process import forks
 from kqs.process.actions import Action, action_of, put_back
 from kqs.process.descriptors import is_open
+from kqs.process.holder import holder_of_loop
 from kqs.supervisor import Supervisor
 
 log = logs.get_logger("kqs")
@@ -247,7 +248,7 @@ class Sentry:
             return
         grace_ends_at = began_at + self._grace_s
         if now >= grace_ends_at and now >= self._turned_at + HELD_S:
-            self._end(ExitCode.SOFTWARE, "a handler holds the event loop, stopping without it: its run counts as a ghost")
+            self._end(ExitCode.SOFTWARE, _what_holds_the_loop())
         if now >= grace_ends_at + STOP_MARGIN_S:
             self._end(ExitCode.SOFTWARE, "the stop takes too long, stopping at once: runs in progress count as ghosts")
         with contextlib.suppress(RuntimeError):
@@ -286,6 +287,14 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def _what_holds_the_loop() -> str:
+    holder = holder_of_loop()
+    if holder is None or holder.is_users:
+        where = "" if holder is None else f" at {holder.place}"
+        return f"a handler holds the event loop{where}, stopping without it: its run counts as a ghost"
+    return f"the event loop does not get on at {holder.place}, stopping without it: runs in progress count as ghosts"
 
 
 def _say_last(message: str) -> None:

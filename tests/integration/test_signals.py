@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import sys
 import time
@@ -27,6 +28,19 @@ ON_TERMINAL = """
 import os, sys
 os.dup2(os.open(sys.argv[1], os.O_RDWR), 0)
 os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+#: a lock's `acquire` blocks without code of its own, as the system call does, and takes the handle for `blocking`
+STUCK = """
+import asyncio, os, threading, kqs
+from kqs.journal.files import OsFiles
+
+@kqs.handler("freeze")
+async def freeze(data):
+    (lock := threading.Lock()).acquire()
+    os.fdatasync = lock.acquire
+    print("frozen", flush=True)
+    asyncio.get_running_loop().call_soon(OsFiles().flush, 1)
 """
 
 
@@ -71,9 +85,20 @@ def test_a_stop_is_obeyed_while_a_handler_holds_the_loop(tmp_path: Path, type_: 
         code, took_s = stop(server, signal.SIGTERM)
         assert code == 70
         assert took_s < WITHIN_S
-        assert "a handler holds the event loop" in server.log.read_text()
+        assert re.search(r"a handler holds the event loop at \S+/misbehaving.py:\d+, ", server.log.read_text())
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
         assert {ask(server, "job", job_id)["state"] for job_id in ids} == {"success"}
+
+
+def test_a_disk_that_does_not_answer_is_not_taken_for_a_handler(tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    with serving(tmp_path, WORKER__MODULES='["stuck"]', WORKER__GRACE_S="0.1") as server, peer_of(server) as peer:
+        peer.send("insert", {"type": "freeze"})
+        until_said(server, "frozen")
+        code, took_s = stop(server, signal.SIGTERM)
+        assert code == 70
+        assert took_s < WITHIN_S
+        assert re.search(r"the event loop does not get on at \S+/kqs/journal/files.py:\d+, ", server.log.read_text())
 
 
 def test_a_handler_that_holds_the_loop_for_less_than_the_grace_may_finish(tmp_path: Path) -> None:
