@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -35,8 +36,9 @@ _encode = msgspec.json.Encoder().encode
 class Peer:
     """See the module docstring. Owned by the loop thread.
 
-    is_gone: nobody is there to be answered. in_flight, tasks: calls that will be answered later, and those of them that are by
-    tasks; most_in_flight, most_tasks: how many may be.
+    is_gone: nobody is there to be answered. has_left: asks whether that is so of a peer that is not read now.
+    in_flight, tasks: calls that will be answered later, and those of them that are by tasks; most_in_flight, most_tasks: how
+    many may be.
     answers: those that are ready, for `data_to_send`; out_bytes: how long they are. gathered_bytes: how long those are that
     wait for the others of their batch.
     """
@@ -49,6 +51,7 @@ class Peer:
         self.context = context
         self.standing = Standing(context.desk, where)
         self.is_gone = False
+        self.has_left: Callable[[], bool] = lambda: False
         self.in_flight = 0
         self.tasks = 0
         self.most_in_flight = context.settings.max_in_flight
@@ -157,6 +160,17 @@ class Peer:
     def reads(self) -> asyncio.Semaphore:
         """Return what a task must hold to read jobs."""
         return self.context.short_reads if self.most_tasks > 1 else self.context.reads
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Have one of the turns to read, of which there are few: who has left meanwhile keeps none from the others.
+
+        Raises: CallError: the peer is gone.
+        """
+        async with self.reads:
+            if self.is_gone or self.has_left():
+                raise CallError("the connection is lost", "busy")
+            yield
 
     def begin_task(self) -> None:
         """Note that a call will be answered by a task."""

@@ -42,7 +42,7 @@ def job(peer: Peer, call: Call) -> None:
 
 
 async def _job(peer: Peer, job_id: str) -> dict[str, Any]:
-    async with peer.reads:
+    async with peer.reading():
         await _wait_for_room(peer)
         found = await peer.context.backend.job(job_id)
     if found is None:
@@ -56,7 +56,7 @@ def _no_job(job_id: str) -> CallError:
 
 async def jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:
     """Show a page of jobs."""
-    async with peer.reads:
+    async with peer.reading():
         await _wait_for_room(peer)
         jobs, after = await peer.context.backend.jobs(query)
     if query.cursor is None:
@@ -66,7 +66,7 @@ async def jobs(peer: Peer, query: JobsQuery) -> Sequence[Any] | dict[str, Any]:
 
 async def explain(peer: Peer, query: IdQuery) -> dict[str, Any]:
     """Tell why a job is where it is."""
-    async with peer.reads:
+    async with peer.reading():
         await _wait_for_room(peer)
         found = await peer.context.backend.explain(query.id)
     if found is None:
@@ -76,13 +76,13 @@ async def explain(peer: Peer, query: IdQuery) -> dict[str, Any]:
 
 async def types(peer: Peer, query: TypesQuery) -> list[dict[str, Any]]:
     """Show how types stand."""
-    async with peer.reads:
+    async with peer.reading():
         return await peer.context.backend.types(query)
 
 
 async def workers(peer: Peer, _nothing: NoQuery) -> list[dict[str, Any]]:
     """Show who runs jobs."""
-    async with peer.reads:
+    async with peer.reading():
         return await peer.context.backend.workers()
 
 

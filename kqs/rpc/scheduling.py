@@ -63,7 +63,7 @@ async def schedules(peer: Peer, query: SchedulesQuery) -> list[dict[str, Any]]:
         if not found:
             raise CallError(f"no schedule has the name {query.name!r}", "not_found")
         return found
-    async with peer.reads:
+    async with peer.reading():
         names = [name for name in await backend.schedule_names() if query.after is None or name > query.after]
         return await backend.schedules(names[: query.limit], query.next)
 

@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         longest = settings.max_line_bytes
         self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.where, self._lines)
         self._peer = self._conversation.peer
+        self._peer.has_left = self._has_left
         self._received = self._conversation.received
         self._greeting: Greeting | None = Greeting()
         self._transport: asyncio.Transport | None = None
@@ -363,6 +364,13 @@ class Connection(asyncio.Protocol):
         """Have nothing wait for jobs to end in its name: it takes no answers. Whatever else it has asked goes on."""
         self._is_deserted = True
         self._advance()
+
+    def _has_left(self) -> bool:
+        """Tell whether the peer is gone, of which the loop has not heard as long as the peer is not read.
+
+        The next answer that is written makes it known: whatever else was asked goes on until then.
+        """
+        return self._transport is None or (self._descriptor >= 0 and sockets.is_broken(self._descriptor))
 
     def _close(self) -> None:
         self._watch_no_reset()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from kqs.server import sockets
 from kqs.supervisor import Supervisor
 
 #: sockets that are told of in one turn of the loop
@@ -59,14 +60,7 @@ class Resets:
 
         def _look(self, epoll: select.epoll) -> None:
             for number, _ in epoll.poll(0, _AT_ONCE):
-                if number in self._broken and _is_broken(number):
+                if number in self._broken and sockets.is_broken(number):  # the number may be that of another by now
                     broken = self._broken[number]
                     self.forget(number)
                     broken()
-
-
-def _is_broken(number: int) -> bool:
-    """Tell whether it is this connection that was told of: the number may be that of another by now."""
-    one = select.poll()
-    one.register(number, 0)
-    return bool(one.poll(0))

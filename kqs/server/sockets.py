@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import ipaddress
+import select
 import socket
 import sys
 import termios
@@ -41,6 +42,15 @@ def unsent_bytes(descriptor: int) -> int:
         return int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except (OSError, ValueError):
         return 0
+
+
+def is_broken(descriptor: int) -> bool:
+    """Tell whether the connection of an open descriptor was reset, or closed both ways; False if nobody can tell."""
+    if not hasattr(select, "poll"):
+        return False
+    one = select.poll()
+    one.register(descriptor, 0)
+    return bool(one.poll(0))
 
 
 def tune(sock: socket.socket | None) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from kqs.rpc.context import READS_AT_ONCE
 from kqs.server import draining
 from kqs.wire.foreign import Greeting
 from tests.support.serving import serving
@@ -149,6 +150,10 @@ async def until_open(talk: Talk, count: int) -> None:
     await until(lambda: talk.server.context.counters.connections_open == count)
 
 
+async def until_wanted(talk: Talk, count: int) -> None:
+    await until(lambda: len(talk.server.context.tasks) == count)
+
+
 def test_a_thousand_silent_connections_cost_no_task_and_no_answer(talk: Talk) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2500:
@@ -176,6 +181,46 @@ def test_a_peer_that_resets_in_the_middle_of_its_calls_harms_nobody(talk: Talk) 
     talk.run(until_open(talk, 0))
     assert not talk.server.context.tasks
     assert not talk.backend.inserter.unflushed_bytes
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("asked", "call"),
+    [
+        ("job", b'{"n":"job","m":"x"}\n'),
+        ("jobs", b'{"n":"jobs"}\n'),
+        ("explain", b'{"n":"explain","m":"x"}\n'),
+        ("types", b'{"n":"types"}\n'),
+        ("workers", b'{"n":"workers"}\n'),
+        ("schedule_names", b'{"n":"schedules"}\n'),
+    ],
+)
+def test_nothing_is_read_for_peers_that_reset_before_it_was_their_turn(
+    asked: str, call: bytes, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with talking(loop) as talk:
+        context, questions = talk.server.context, []
+
+        async def note(*arguments: object) -> object:
+            questions.append(arguments)
+            return []
+
+        async def leave_before_the_turn() -> None:
+            for _ in range(READS_AT_ONCE):
+                await context.reads.acquire()
+            for left in range(20):
+                with socket.create_connection(talk.server.addresses[0]) as peer:
+                    peer.sendall(call * 20)
+                    await until_wanted(talk, left + 1)
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for _ in range(READS_AT_ONCE):
+                context.reads.release()
+            await until_open(talk, 0)
+            await until(lambda: not context.tasks)
+
+        monkeypatch.setattr(talk.backend, asked, note)
+        talk.run(leave_before_the_turn())
+        assert not questions
 
 
 @pytest.mark.parametrize("loop", LOOPS)
