@@ -12,6 +12,7 @@ from kqs.rpc.backend import Backend
 from kqs.rpc.counters import Counters
 from kqs.rpc.happenings import Happenings
 from kqs.rpc.lines import Lines
+from kqs.rpc.pouring import Pouring
 from kqs.rpc.slices import Slices
 from kqs.rpc.turns import Turns
 from kqs.supervisor import Supervisor, when_done
@@ -67,6 +68,7 @@ class Context:
         self.lines = Lines(held_bytes, held_bytes // 2)
         self.happenings = Happenings(backend, supervisor)
         self.answers = Answers(held_bytes // 2, supervisor)
+        self.pouring = Pouring(self.answers.room, self.spawn)
         self.turns = Turns(supervisor)
         self.reads = asyncio.Semaphore(READS_AT_ONCE)
         self.short_reads = asyncio.Semaphore(SHORT_READS_AT_ONCE)

@@ -16,6 +16,7 @@ from msgspec import Raw
 from kqs.errors import ERROR_CODES, CallError
 from kqs.options import Job, JobFields
 from kqs.queue.ends import DELETED, End
+from kqs.rpc.answers import LITTLE_BYTES
 from kqs.rpc.context import MAX_WAITS_IN_ALL, Context
 from kqs.rpc.peer import Peer, translate
 from kqs.rpc.standing import MAX_WAITS
@@ -85,6 +86,7 @@ class Hotjob:
         self._has_begun = False
         self._end: End | None = None  # told before the call was begun, as is the next
         self._refusal: tuple[str, str] | None = None
+        self._is_pouring = False  # the end is told when its turn comes
         self._is_over = False
         peer.context.waits += 1
         peer.standing.add_wait(call, self)
@@ -112,7 +114,9 @@ class Hotjob:
         backend.search([job_id])  # it may have ended before
 
     def refuse(self, code: str, message: str) -> None:
-        """Answer the call without the end of the job."""
+        """Answer the call without the end of the job, unless that is about to be told."""
+        if self._is_pouring:
+            return
         if self._has_begun:
             self._finish(lambda: self._peer.refuse(self._call, code, message))
         else:
@@ -134,7 +138,10 @@ class Hotjob:
         self.refuse("timeout", "the job has not ended in time; it goes on")
 
     def _tell(self, end: End, is_alone: bool) -> None:
-        if self._has_begun:
+        if self._has_begun and _is_long(end):
+            self._is_pouring = True
+            self._peer.context.pouring.add(lambda: self._finish(lambda: self._answer(end)))
+        elif self._has_begun:
             self._finish(lambda: self._answer(end), at_once=is_alone)
         else:
             self._end = end
@@ -159,6 +166,10 @@ class Hotjob:
             self._peer.refuse(self._call, "cancelled", ERROR_CODES["cancelled"] if is_owners else str(end.error))
         else:
             self._peer.refuse(self._call, "job_failed", end.error or "failed")
+
+
+def _is_long(end: End) -> bool:
+    return end != DELETED and end.result is not None and len(end.result) > LITTLE_BYTES
 
 
 def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callable[[], Awaitable[dict[str, Any]]]) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 from kqs.client import Client, connect
 from kqs.errors import CallError
 from tests.support.asking import RefusedError, ask, eventually, peer_of
+from tests.support.memory import MIB, resident_bytes
 from tests.support.serving import ROOT, SERVE_ENVIRON, Served, free_port, serving
 
 
@@ -115,6 +117,23 @@ def test_who_is_joined_to_a_job_waits_for_its_end(tmp_path: Path) -> None:
         first,
         {"id": first, "state": "success", "result": 7},
     ]
+
+
+def test_many_who_wait_for_one_long_result_and_do_not_read_fill_no_memory(tmp_path: Path) -> None:
+    calls = b"".join(hot(number, id="long") for number in range(1, 41))
+    with serving(tmp_path) as server, ExitStack() as peers:
+        ask(server, "suspend", {"type": "echo"})
+        ask(server, "insert", {"type": "echo", "id": "long", "data": "x" * MIB})
+        for _ in range(10):
+            peer = peers.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            peer.sendall(calls)
+            said = b""
+            while said.count(b"\n") < 40:
+                said += peer.recv(65536)
+        rest_bytes = resident_bytes(server.process.pid)
+        ask(server, "resume", {"type": "echo"})
+        eventually(lambda: ask(server, "stats")["connections"], lambda count: count == 1, within_s=60)
+        assert resident_bytes(server.process.pid, most=True) - rest_bytes < 200 * MIB
 
 
 def test_a_retry_is_no_end(tmp_path: Path) -> None:

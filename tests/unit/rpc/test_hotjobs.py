@@ -205,6 +205,48 @@ async def test_the_end_of_a_job_is_written_at_once_if_it_is_the_only_one() -> No
     assert talk.in_haste == [False, True, False, False]
 
 
+LONG = b'"' + b"x" * 20_000 + b'"'
+
+
+async def test_a_long_end_is_told_to_one_after_the_other_each_in_a_step_of_its_own() -> None:
+    talk = Conversing()
+    await heard(talk, HOT, HOT, HOT)
+    assert tell(talk, ended(result=LONG)) == []
+    in_steps = []
+    while talk.context.waits:
+        await asyncio.sleep(0)
+        in_steps.append(len(talk.answers()))
+    assert [count for count in in_steps if count] == [1, 1, 1]
+    assert talk.conversation.is_idle
+    await heard(talk, HOT)
+    tell(talk, ended(result=LONG))
+    assert len(await talk.settled()) == 1
+
+
+async def test_a_long_end_waits_for_room_and_nothing_else_is_told_instead() -> None:
+    talk = Conversing()
+    await heard(talk, HOT.replace(b'"wait":5', b'"wait":0.001'), HOT)
+    talk.context.answers.room.clear()
+    tell(talk, ended(result=LONG))
+    talk.conversation.peer.standing.refuse_waits("draining", "the server is stopping")
+    await asyncio.sleep(0.01)
+    assert talk.answers() == []
+    talk.context.answers.room.set()
+    answers = await talk.settled()
+    assert [answer["m"]["state"] for answer in answers] == ["success", "success"]
+
+
+async def test_who_is_gone_before_a_long_end_is_told_costs_nothing() -> None:
+    talk = Conversing()
+    await heard(talk, HOT)
+    talk.context.answers.room.clear()
+    tell(talk, ended(result=LONG))
+    talk.conversation.peer.standing.leave()
+    assert talk.context.waits == 0
+    talk.context.answers.room.set()
+    assert await talk.settled() == []
+
+
 async def test_a_wait_can_be_withdrawn() -> None:
     talk = Conversing()
     await heard(talk, HOT)
