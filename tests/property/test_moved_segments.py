@@ -232,7 +232,7 @@ async def test_segments_of_several_starts_which_begin_at_the_same_record() -> No
         await journal.stop()
     own = {path: data for path, data in files.snapshot().items() if path.suffix == ".kqj"}
     numbers = [int(path.stem) for path in own]
-    ends = {segment.name: segment.end_seq for segment in scan(MemoryFiles(own), DIR).segments}
+    ends = {one.name: one.end_seq for one in scan(MemoryFiles(own), DIR).segments}
     for what, change in [*copies(numbers, [*numbers, 9]), *permutations(numbers)]:
         names = change(own)
         lost = [name for name in ends if own[DIR / name] not in names.values()]
