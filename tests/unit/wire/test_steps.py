@@ -21,6 +21,8 @@ LINE_BYTES = 4 * 1024 * 1024
 STEP_S = 0.03 if sys.gettrace() is None else 0.15
 #: what `slowness` takes on the machine where this was found, in s; those that tests run on take up to twice as long
 REFERENCE_S = 0.008
+#: what others do to the machine lengthens some tries, and shortens none: one within the bound is enough
+TRIES = 6
 
 
 def filled(begin: bytes, unit: bytes, end: bytes) -> bytes:
@@ -96,9 +98,13 @@ def slowness() -> float:
 @pytest.mark.alone
 @pytest.mark.parametrize("line", WORST.values(), ids=WORST.keys())
 def test_no_step_of_a_long_line_takes_long(line: bytes) -> None:
-    longest, calls = min((longest_step_s(decoding_all(line + b"\n")) for _ in range(6)), key=lambda found: found[0])
-    assert longest < STEP_S * slowness()
+    assert any(_is_in_time(line) for _ in range(TRIES))
+
+
+def _is_in_time(line: bytes) -> bool:
+    longest, calls = longest_step_s(decoding_all(line + b"\n"))
     assert calls
+    return longest < STEP_S * slowness()
 
 
 def test_finish_does_all_steps() -> None:
