@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from kqs.client import Client, connect
 from kqs.errors import CallError
-from tests.support.asking import Peer, RefusedError, peer_of
+from tests.support.asking import Peer, RefusedError, ask, peer_of
 from tests.support.beanstalkd import running_beanstalkd
 from tests.support.mongodb import a_database
 from tests.support.serving import Served, serving
@@ -41,9 +41,13 @@ HELD = {"type": "held"}
 OK, BAD = {"type": "ok"}, {"type": "bad"}
 
 
-@pytest.fixture(params=["SQLite", "MongoDB", "MongoDB and beanstalkd"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
-    (tmp_path / "order_handlers.py").write_text(HANDLERS)
+ENGINES = ["SQLite", "MongoDB", "MongoDB and beanstalkd"]
+
+
+@contextmanager
+def engines(request: pytest.FixtureRequest, folder: Path) -> Iterator[dict[str, str]]:
+    """Settings of a server in `folder`, with the engines that the fixture is to have, which are its own."""
+    (folder / "order_handlers.py").write_text(HANDLERS)
     settings = {"WORKER__MODULES": '["order_handlers"]'}
     with ExitStack() as stack:
         if "MongoDB" in request.param:
@@ -54,9 +58,23 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[st
         yield settings
 
 
+@pytest.fixture(params=ENGINES)
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    with engines(request, tmp_path) as settings:
+        yield settings
+
+
 @pytest.fixture
 def served(tmp_path: Path, settings: dict[str, str]) -> Iterator[Served]:
     with serving(tmp_path, **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def refusing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server of all tests that see that something is refused, and leave nothing there."""
+    folder = tmp_path_factory.mktemp("refusing")
+    with engines(request, folder) as settings, serving(folder, **settings) as server:
         yield server
 
 
@@ -116,11 +134,11 @@ def test_insert_that_waits_is_told_the_failure(peer: Peer) -> None:
         (OK | {"members": 3}, "unknown field"),
     ],
 )
-def test_what_cannot_be_waited_for_is_refused_at_the_door(peer: Peer, jobs: Any, words: str) -> None:
+def test_what_cannot_be_waited_for_is_refused_at_the_door(refusing: Served, jobs: Any, words: str) -> None:
     with pytest.raises(RefusedError, match=words.replace("'", ".")) as refused:
-        peer.call("insert", jobs)
+        ask(refusing, "insert", jobs)
     assert refused.value.code == "bad_job"
-    assert peer.call("jobs", {}) == []
+    assert ask(refusing, "jobs", {}) == []
 
 
 def test_many_ties_of_one_insert_are_bounded(peer: Peer) -> None:
@@ -249,9 +267,10 @@ def test_member_of_a_type_with_subscribers_is_refused(peer: Peer) -> None:
         ({"id": "x", "close": True, "bogus": None}, 'unknown field "bogus"'),
     ],
 )
-def test_what_is_no_batch_is_refused(peer: Peer, argument: Any, words: str) -> None:
+def test_what_is_no_batch_is_refused(refusing: Served, argument: Any, words: str) -> None:
     with pytest.raises(RefusedError, match=words):
-        peer.call("batch", argument)
+        ask(refusing, "batch", argument)
+    assert ask(refusing, "jobs", {}) == []
 
 
 def test_kill_loses_no_order(tmp_path: Path, settings: dict[str, str]) -> None:

@@ -59,6 +59,13 @@ command = ["sh", "-c", "echo $$ > pid; echo begun >&2; sleep 60"]
 """
 
 
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server without jobs, for all tests that see that something is refused."""
+    with serving(tmp_path_factory.mktemp("refusing"), WORKER__CONCURRENCY="0") as server:
+        yield server
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Served]:
     """A server that runs nothing of its own."""
@@ -179,8 +186,9 @@ def test_filters_name_the_jobs_that_are_meant(peer: Peer) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["cancel", "retry", "delete"])
-def test_what_names_no_jobs_is_refused(peer: Peer, name: str, argument: object, told: str) -> None:
-    code, message = refusal(peer, name, argument)
+def test_what_names_no_jobs_is_refused(refusing: Served, name: str, argument: object, told: str) -> None:
+    with peer_of(refusing) as peer:
+        code, message = refusal(peer, name, argument)
     assert code == "bad_call"
     assert told in message
 

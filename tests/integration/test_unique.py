@@ -31,14 +31,25 @@ def stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield uri
 
 
+def settings_of(store: str | None) -> dict[str, str]:
+    return {} if store is None else {"STORE__KIND": "mongodb", "STORE__URI": a_database(store)}
+
+
 @pytest.fixture
 def settings(stores: str | None) -> dict[str, str]:
-    return {} if stores is None else {"STORE__KIND": "mongodb", "STORE__URI": a_database(stores)}
+    return settings_of(stores)
 
 
 @pytest.fixture
 def served(tmp_path: Path, settings: dict[str, str]) -> Iterator[Served]:
     with serving(tmp_path, **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def refusing(stores: str | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server without jobs, for all tests that see that something is refused."""
+    with serving(tmp_path_factory.mktemp("refusing"), **settings_of(stores)) as running:
         yield running
 
 
@@ -181,12 +192,12 @@ def test_end_of_input_and_a_lost_client_cost_nothing(served: Served) -> None:
         ({"answer": "id"}, 'answer: expected "full"'),
     ],
 )
-def test_what_fits_no_field_is_refused(served: Served, fields: dict[str, object], complaint: str) -> None:
+def test_what_fits_no_field_is_refused(refusing: Served, fields: dict[str, object], complaint: str) -> None:
     for job in (JOB | fields, [JOB | fields]):
         with pytest.raises(RefusedError, match=complaint) as caught:
-            ask(served, "insert", job)
+            ask(refusing, "insert", job)
         assert caught.value.code == "bad_job"
-    assert ask(served, "jobs") == []
+    assert ask(refusing, "jobs") == []
 
 
 @pytest.fixture
