@@ -8,10 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from select import select
 from threading import Thread
@@ -23,13 +23,22 @@ from kqs.cli import COMMANDS
 from kqs.conformance.score import End
 from tests.support.asking import ask, eventually, peer_of
 from tests.support.conformance import Trial, told_of
-from tests.support.examples import EXAMPLES, LANGUAGES
+from tests.support.examples import EXAMPLES, JAVA_OPTIONS, JAVAC_OPTIONS, LANGUAGES, Example
 from tests.support.require import require
 from tests.support.serving import ROOT, Served, free_port, serving
 
 WITHIN_S = 60
 WHERE = ["{host}", "{port}"]
 LINES = ['{"n":1,"text":"é \\"q\\" \\\\ $(n)"}', '"two"', "[3,null,true]"]
+
+
+ExampleOf = Callable[[str], Example]
+
+
+@pytest.fixture(scope="module")
+def example_of(tmp_path_factory: pytest.TempPathFactory) -> ExampleOf:
+    """Returns the commands of a language, built when they are first asked for: no test alters them."""
+    return cache(lambda language: LANGUAGES[language](tmp_path_factory.mktemp(language)))
 
 
 @contextmanager
@@ -50,8 +59,10 @@ def test_each_example_is_short() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_jobs_of_the_producer_are_run_by_the_worker_also_after_the_server_was_killed(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_jobs_of_the_producer_are_run_by_the_worker_also_after_the_server_was_killed(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     port = free_port()
     where = ["127.0.0.1", str(port)]
     with ExitStack() as last, working([*example.worker, *where]):
@@ -69,8 +80,10 @@ def test_jobs_of_the_producer_are_run_by_the_worker_also_after_the_server_was_ki
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_worker_whose_server_was_killed_before_it_answered_a_report_can_be_stopped(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_a_worker_whose_server_was_killed_before_it_answered_a_report_can_be_stopped(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server, killing_at_report(server) as port:
         with peer_of(server) as peer:
             peer.insert("echo", 1)
@@ -157,8 +170,8 @@ def _command(program: Path) -> list[str]:
             return ["sh", str(program)]
         case ".java":
             sources = [program, EXAMPLES / "Kqs.java", EXAMPLES / "Json.java"]
-            subprocess.run([require("javac"), "-d", program.parent, *sources], check=True, timeout=4 * WITHIN_S)
-            return [require("java"), "-cp", str(program.parent), "Worker"]
+            subprocess.run([require("javac"), *JAVAC_OPTIONS, "-d", program.parent, *sources], check=True, timeout=4 * WITHIN_S)
+            return [require("java"), *JAVA_OPTIONS, "-cp", str(program.parent), "Worker"]
         case _:
             shutil.copy(EXAMPLES / "connection.go", program.parent)
             build = [require("go"), "build", "-o", "built", program.name, "connection.go"]
@@ -173,8 +186,10 @@ KEPT = {"shell": [], "node": [], "python": NUMBERS[1:2], "go": NUMBERS, "java": 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
         job = '{"type":"echo","data":%s,"retries":0,"ttr":600}'
         ids = [told(server, "insert", job % number) for number in NUMBERS]
@@ -190,8 +205,10 @@ def test_a_job_with_a_number_that_a_language_does_not_have_ends_at_once(language
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_data_of_another_shape_than_a_type_expects_ends_its_job_alone(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_data_of_another_shape_than_a_type_expects_ends_its_job_alone(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server, peer_of(server) as peer:
         shapes = [None, 7, "text", [1], {"s": "text", "reason": 5}]
         odd = [peer.insert(type_, data, retries=0, ttr=600) for type_ in ("sleep", "fail") for data in shapes]
@@ -204,8 +221,10 @@ def test_data_of_another_shape_than_a_type_expects_ends_its_job_alone(language: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     with serving(tmp_path, WORKER__CONCURRENCY="0") as server:
         command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
         lines = "".join(f"{number}\n" for number in NUMBERS)
@@ -220,8 +239,10 @@ def test_a_producer_makes_no_other_number_of_one_that_its_language_does_not_have
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_producer_prints_ids_of_jobs_that_are_waited_for_by_default(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_a_producer_prints_ids_of_jobs_that_are_waited_for_by_default(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     with serving(tmp_path, TYPES__ECHO__WAIT="60") as server:
         command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
         done = subprocess.run(command, input="1\n2\n3\n", capture_output=True, text=True, timeout=WITHIN_S)
@@ -229,8 +250,10 @@ def test_a_producer_prints_ids_of_jobs_that_are_waited_for_by_default(language: 
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_a_producer_tells_of_lines_that_nobody_can_take_and_inserts_the_others(language: str, tmp_path: Path) -> None:
-    example = LANGUAGES[language](tmp_path)
+def test_a_producer_tells_of_lines_that_nobody_can_take_and_inserts_the_others(
+    language: str, example_of: ExampleOf, tmp_path: Path
+) -> None:
+    example = example_of(language)
     lines = ["1", "[" * 70 + "]" * 70, "{", "1 2", "", f'"{"x" * 200_000}"', "2"]  # the last has no end
     with serving(tmp_path, WORKER__CONCURRENCY="0", SERVER__MAX_LINE_BYTES="100000") as server:
         command = [*example.producer, "127.0.0.1", str(server.port), "echo"]
@@ -283,16 +306,16 @@ def _result(server: Served, job_id: str) -> object:
 
 
 @pytest.mark.slow
-def test_they_keep_every_rule_and_so_do_our_own_client_and_worker(tmp_path: Path) -> None:
+def test_they_keep_every_rule_and_so_do_our_own_client_and_worker(example_of: ExampleOf) -> None:
     trials = {"our client": Trial("producer", [sys.executable, "-m", "tests.support.client_producer", *WHERE, "echo"])}
     if "work" in COMMANDS:
         kqs_work = [sys.executable, "-m", "kqs", "work", "--connect", "{host}:{port}"]
         trials["our worker"] = Trial("worker", [*kqs_work, "tests.support.conformance_handlers"])
         trials["our worker, holding"] = Trial("worker", [*kqs_work, "--hold", "tests.support.conformance_handlers"])
     missing = []
-    for language, made in LANGUAGES.items():
+    for language in LANGUAGES:
         try:
-            example = made(tmp_path)
+            example = example_of(language)
         except pytest.skip.Exception as skipped:
             missing.append(str(skipped))
             continue

@@ -12,6 +12,9 @@ from tests.support.serving import ROOT
 
 EXAMPLES = ROOT / "examples"
 _BUILD_WITHIN_S = 240
+#: of programs that run for a few seconds: no time is spent on code that would be faster for long
+JAVA_OPTIONS = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+JAVAC_OPTIONS = [f"-J{option}" for option in JAVA_OPTIONS]
 
 
 class Example(NamedTuple):
@@ -49,8 +52,8 @@ def _of_go(folder: Path) -> Example:
 
 def _of_java(folder: Path) -> Example:
     javac, java = require("javac"), require("java")
-    run([javac, "-d", folder, *EXAMPLES.glob("*.java")], check=True, timeout=_BUILD_WITHIN_S)
-    command = [java, "-XX:TieredStopAtLevel=1", "-cp", str(folder)]
+    run([javac, *JAVAC_OPTIONS, "-d", folder, *EXAMPLES.glob("*.java")], check=True, timeout=_BUILD_WITHIN_S)
+    command = [java, *JAVA_OPTIONS, "-cp", str(folder)]
     return Example([*command, "Worker"], [*command, "Producer"])
 
 
