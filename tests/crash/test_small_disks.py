@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from tests.support.disks import small_disk
 from tests.support.serving import serving
 
 KIB, MIB = 1 << 10, 1 << 20
-#: nothing was taken for so long: it is at its fullest
-STILL_S = 3.0
+#: nothing was taken for so long, many times what such a server takes to find room that there is again: it is at its fullest
+STILL_S = 1.5
+#: a server that looks for room often: each look finds a part of what the last one found, so that many fill the disk
+SOON = (sys.executable, "-m", "tests.support.small_disk_server")
 FILL_WITHIN_S = 60.0
 HANDLERS = """
 import asyncio, os
@@ -98,14 +101,14 @@ def test_what_a_small_disk_took_is_run_and_it_takes_more(
             "WORKER__GRACE_S": "0.1",
             "LOG__LEVEL": "warning",
         }
-        with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
+        with serving(tmp_path, disk.command(tmp_path, SOON), **settings) as server, peer_of(server) as peer:
             accepted = insert_until_full(peer, job_bytes)
             assert accepted
             if how == "goes on":
                 check_emptied(peer, tmp_path, accepted)
                 return
             server.stop(signal.SIGKILL if how == "is killed" else signal.SIGTERM)
-        with serving(tmp_path, disk.command(tmp_path), **settings) as server, peer_of(server) as peer:
+        with serving(tmp_path, disk.command(tmp_path, SOON), **settings) as server, peer_of(server) as peer:
             check_emptied(peer, tmp_path, accepted)
 
 

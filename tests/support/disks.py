@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,9 +25,9 @@ class Disk:
         self.seen = Path(f"/proc/{keeper.pid}/root") / path.relative_to("/")
         self._enter = enter
 
-    def command(self, folder: Path) -> list[str]:
+    def command(self, folder: Path, serve: Sequence[str] = SERVE) -> list[str]:
         """Return the command of a server that runs in `folder` and has the disk."""
-        return [*self._enter, "sh", "-c", 'cd "$0" && exec "$@"', str(folder), *SERVE]
+        return [*self._enter, "sh", "-c", 'cd "$0" && exec "$@"', str(folder), *serve]
 
     def free_bytes(self) -> int:
         found = os.statvfs(self.seen)
