@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 from bench.figures import HANDLERS, Bench, fifo, latency_in_server, load_8x125
 from bench.tools import HERE, LOAD_CORE, LOOK_S, Figure, Subject, run
+from tests.support.mortal import mortal
 from tests.support.serving import SERVE_ENVIRON, free_port, serving
 from tests.support.working import WORK
 
@@ -67,7 +68,7 @@ def _by_worker(bench: Bench, way: str, size: int) -> Figure:
 def program(bench: Bench, name: str, *arguments: object, cores: str = str(LOAD_CORE)) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program of bench/ that says `ready`, as long as the block lasts."""
     argv = ["taskset", "--cpu-list", cores, sys.executable, "-m", f"bench.{name}", *map(str, arguments)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=HERE.parent) as process:
+    with subprocess.Popen(mortal(argv), stdout=subprocess.PIPE, cwd=HERE.parent) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n", f"bench.{name} has ended"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.mortal import mortal
 from tests.support.serving import ROOT, SERVE, SERVE_ENVIRON, Served, free_port, serving
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def run(program: str, *arguments: object, cores: str = "") -> Figure:
     """Run one of bench/*.c, on `cores` if it does not choose its own; return the JSON object it prints."""
     taskset = ("taskset", "--cpu-list", cores) if cores else ()
     argv = [*taskset, str(BINARIES / program), *map(str, arguments)]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=900)
+    done = subprocess.run(mortal(argv), stdout=subprocess.PIPE, check=True, timeout=900)
     figure: Figure = json.loads(done.stdout)
     return figure
 
@@ -64,7 +65,7 @@ def bare_fsync(folder: Path, cores: str, count: int, size_bytes: int, how: str) 
 def bare_server(folder: Path, stamps: Path, cores: str) -> Iterator[int]:
     """Run bench/bare_server.c for one client; give its port."""
     argv = ["taskset", "--cpu-list", cores, str(BINARIES / "bare_server"), str(folder), str(stamps)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(mortal(argv), stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
             yield int(process.stdout.readline())
@@ -75,7 +76,7 @@ def bare_server(folder: Path, stamps: Path, cores: str) -> Iterator[int]:
 def broker_puts(port: int, total: int, in_flight: int, size_bytes: int) -> Figure:
     """Run bench/puts.py, on the core that bench/load.c has."""
     argv = [sys.executable, "-m", "bench.puts", *map(str, (port, total, in_flight, size_bytes, LOAD_CORE))]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, check=True, timeout=900, cwd=HERE.parent)
+    done = subprocess.run(mortal(argv), stdout=subprocess.PIPE, check=True, timeout=900, cwd=HERE.parent)
     figure: Figure = json.loads(done.stdout)
     return figure
 
@@ -137,7 +138,7 @@ def beanstalkd(cores: str, *options: object) -> Iterator[int]:
         raise FileNotFoundError("beanstalkd is not installed")
     port = free_port()
     argv = ["taskset", "--cpu-list", cores, program, "-l", "127.0.0.1", "-p", str(port), *map(str, options)]
-    process = subprocess.Popen(argv)
+    process = subprocess.Popen(mortal(argv))
     try:
         _await_port(port)
         yield port

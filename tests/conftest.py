@@ -6,6 +6,7 @@ But for the long sweeps over disks, kills and foreign stores, to which a loop ma
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 
@@ -15,6 +16,7 @@ import structlog
 import uvloop
 
 from kqs.log import PROCESSORS
+from tests.support.mortal import die_with_parent
 from tests.support.supervising import StrictSupervisor
 
 # an example may take as long as it does: other tests run beside these
@@ -45,7 +47,12 @@ def _no_part_of_a_node_ends_unasked() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """In the background of a script SIGINT is ignored, below nohup SIGHUP, and whatever a test starts would inherit that."""
+    """In the background of a script SIGINT is ignored, below nohup SIGHUP, and whatever a test starts would inherit that.
+
+    A worker of pytest-xdist ends with the run, or it would go on with its test, and what that has started too.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        die_with_parent()
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

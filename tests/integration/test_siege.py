@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from tests.support.memory import MIB, resident_bytes
+from tests.support.mortal import mortal
 from tests.support.serving import PLAIN_ENVIRON, ROOT, SERVE, Served, free_port, serving
 from tests.support.siege import WORST_LINES
 
@@ -84,7 +85,7 @@ class Inserting(Good):
 def besieged(port: int) -> Iterator[None]:
     kinds = list(WORST_LINES)
     command = (sys.executable, "-m", "tests.support.siege", str(port), str(SIEGE_S), *kinds)
-    attackers = subprocess.Popen(command, cwd=ROOT, env=PLAIN_ENVIRON)
+    attackers = subprocess.Popen(mortal(command), cwd=ROOT, env=PLAIN_ENVIRON)
     try:
         yield
         assert attackers.wait(SIEGE_S + 60) == 0

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.asking import ask, eventually, peer_of, until, until_said
 from tests.support.misbehaving import misbehaving
+from tests.support.mortal import mortal
 from tests.support.serving import SERVE, SERVE_ENVIRON, Served, free_port, serving
 from tests.support.working import WORK
 
@@ -66,7 +67,9 @@ def starting(folder: Path, command: tuple[str, ...] = SERVE, **settings: str) ->
     environ = SERVE_ENVIRON | {f"KQS_{name}": value for name, value in given.items()}
     log = folder / "starting.log"
     with log.open("wb") as output:
-        process = Popen(command, cwd=folder, env=environ, stdin=DEVNULL, stdout=output, stderr=output, start_new_session=True)
+        process = Popen(
+            mortal(command), cwd=folder, env=environ, stdin=DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             yield Served(process, port, log)
         finally:

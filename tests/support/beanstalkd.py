@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tests.support.mortal import mortal
 from tests.support.require import require
 from tests.support.serving import free_port
 
@@ -43,7 +44,7 @@ class Beanstalkd:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until it is killed
         # signals are left as Python has them: SIGXFSZ ignored, so that a write over `limit_files` fails instead
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors, restore_signals=False
+            mortal(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors, restore_signals=False
         )
         deadline = time.monotonic() + READY_WITHIN_S
         while True:

@@ -18,6 +18,7 @@ from pymongo import MongoClient
 
 from kqs.store.mongo import MongoStore
 from kqs.store.mongo.bulk import ORPHAN_AGE_S
+from tests.support.mortal import mortal
 from tests.support.require import missing
 from tests.support.serving import ROOT, free_port
 
@@ -43,7 +44,7 @@ class MongoServer:
         """Start it, and return when it answers: the first answer of a Java server that has just begun takes a second or two."""
         with (self._folder / "server.log").open("ab") as log:
             command = _command(self._folder, self.port)
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(mortal(command), stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + READY_WITHIN_S
         while not _listens(self.port):
             assert self._process.poll() is None, (self._folder / "server.log").read_text()

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support.mortal import mortal
+
 READY_WITHIN_S = 120
 STOPPED_WITHIN_S = 30
 
@@ -96,7 +98,7 @@ def serving(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("wb") as output:
         manager.bind("\0" + notify)
         process = subprocess.Popen(
-            command,
+            mortal(command),
             cwd=folder,
             env={**environ, **variables},
             stdin=subprocess.DEVNULL,
