@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import msgspec
 
 from kqs.client.address import Address
+from kqs.keepalive import notice_vanished
 from kqs.process import forks
 from kqs.reasons import reason_of
 from kqs.wire.calling import Answer, AnswerReader
@@ -98,9 +99,11 @@ class Link(asyncio.Protocol):
             self._out.clear()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport, and its socket from processes that are forked off."""
+        """Keep the transport, and its socket from processes that are forked off; notice a server that vanishes."""
         self._transport = cast("asyncio.Transport", transport)
-        self._identity = forks.own(transport.get_extra_info("socket").fileno())
+        sock = transport.get_extra_info("socket")
+        notice_vanished(sock, must_take=True)
+        self._identity = forks.own(sock.fileno())
 
     def data_received(self, data: bytes) -> None:
         """Hand on the answers that are complete."""

@@ -11,7 +11,7 @@ import socket
 import sys
 import termios
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+from kqs.keepalive import notice_vanished
 
 
 def where(transport: asyncio.BaseTransport | None) -> str:
@@ -59,7 +59,4 @@ def tune(sock: socket.socket | None) -> None:
         return
     with contextlib.suppress(OSError):  # the peer may be gone already
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEPALIVE.items():
-            if hasattr(socket, option):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    notice_vanished(sock)
