@@ -67,6 +67,8 @@ class Standing:
         self._where = where
         #: who asks; None: nobody has, for jobs
         self.party: Party | None = None
+        #: called when somebody asks for jobs, for the first time
+        self.on_worker: Callable[[], None] = lambda: None
         self._by_id: dict[str | int | float, list[_Stood]] = {}  # several may have one, the latest last
         self._listening: dict[Listening, Callable[[], None]] = {}
         self._is_paused = False
@@ -80,6 +82,7 @@ class Standing:
         """Return who asks for jobs, from now on."""
         if self.party is None:
             self.party = self._desk.party(self._where())
+            self.on_worker()
         return self.party
 
     @property

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 
 from kqs.config import ServerSection
 from kqs.errors import CallError
+from kqs.keepalive import notice_vanished
 from kqs.remote import Party
 from kqs.rpc.answers import LITTLE_BYTES
 from kqs.rpc.context import Context
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
         self._conversation = Conversation(owner.context, longest, self._answered, lambda: self.where, self._lines)
         self._peer = self._conversation.peer
         self._peer.has_left = self._has_left
+        self._peer.standing.on_worker = self._watch_worker
         self._received = self._conversation.received
         self._greeting: Greeting | None = Greeting()
         self._transport: asyncio.Transport | None = None
@@ -364,6 +366,12 @@ class Connection(asyncio.Protocol):
         """Have nothing wait for jobs to end in its name: it takes no answers. Whatever else it has asked goes on."""
         self._is_deserted = True
         self._advance()
+
+    def _watch_worker(self) -> None:
+        """Notice soon if the peer vanishes, since it is given jobs that nobody else runs meanwhile."""
+        transport = self._transport
+        if transport is not None:
+            notice_vanished(transport.get_extra_info("socket"), must_take=True)
 
     def _has_left(self) -> bool:
         """Tell whether the peer is gone, of which the loop has not heard as long as the peer is not read.

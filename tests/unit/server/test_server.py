@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -205,6 +206,23 @@ def test_a_vanished_client_does_not_keep_the_others_answers(loop: str) -> None:
             return reply
 
         assert b'"end"' in talk.run(vanish())
+
+
+def test_a_worker_that_vanishes_is_noticed_though_it_is_sent_jobs_and_others_may_take_their_time(loop: str) -> None:
+    with talking(loop) as talk:
+
+        async def begin_to_work() -> list[int]:
+            await talk.connect()
+            await until(lambda: bool(talk.server._connections))
+            (connection,) = talk.server._connections
+            standing = connection._peer.standing
+            standing._desk = SimpleNamespace(party=lambda where: object())  # type: ignore[assignment]  # there is none here
+            sock = connection._transport.get_extra_info("socket")  # type: ignore[union-attr]  # it is connected
+            limits_ms = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)]
+            standing.asking()
+            return [*limits_ms, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)]
+
+        assert talk.run(begin_to_work()) == [0, 120_000]
 
 
 def test_one_connections_fault_does_not_keep_the_others_answers(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
