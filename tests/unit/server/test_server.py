@@ -212,15 +212,18 @@ def test_a_worker_that_vanishes_is_noticed_though_it_is_sent_jobs_and_others_may
     with talking(loop) as talk:
 
         async def begin_to_work() -> list[int]:
-            await talk.connect()
+            _, writer = await talk.connect()
             await until(lambda: bool(talk.server._connections))
             (connection,) = talk.server._connections
             standing = connection._peer.standing
-            standing._desk = SimpleNamespace(party=lambda where: object())  # type: ignore[assignment]  # there is none here
+            standing._desk = SimpleNamespace(party=lambda where: None)  # type: ignore[assignment]  # there is none here
             sock = connection._transport.get_extra_info("socket")  # type: ignore[union-attr]  # it is connected
-            limits_ms = [sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)]
+            before_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
             standing.asking()
-            return [*limits_ms, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)]
+            after_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            writer.close()
+            await writer.wait_closed()
+            return [before_ms, after_ms]
 
         assert talk.run(begin_to_work()) == [0, 120_000]
 
