@@ -56,6 +56,7 @@ class ServerBackend:
         self.events = queue.events
         self.wait = queue.events.ends.wait
         self.forget = queue.events.ends.forget
+        self.seen = queue.events.ends.seen
         self.search = queue.events.ends.search
         self._views = Views(parts, self._record)
         self._vitals = Vitals(parts, self._views)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kqs.clock import Clock
 from kqs.errors import StoreUnavailableError
 from kqs.ids import is_made
-from kqs.job import JobRecord, Report, Run, RunRecord, instant_of
+from kqs.job import Accepted, JobRecord, Report, Run, RunRecord, instant_of
 from kqs.queue.reads import Reads
 from kqs.queue.rules import whole_ms
 from kqs.states import ENDED, State
@@ -32,14 +32,23 @@ Told = Callable[[End, bool], None]
 
 
 @dataclass(slots=True)
-class _Sought:
-    """A job that may end on another server. since: when the first of those came who wait for it, in Unix seconds.
+class _Waiter:
+    """Somebody who waits for a job. since: from when on, in Unix seconds.
 
-    is_known: it has been seen since then, and had not ended.
+    is_known: the store has had the job since then: where it has it no more, it was deleted; else it is on its way there.
     """
 
     since: float
     is_known: bool = False
+
+
+class _Asked(NamedTuple):
+    """A waiter whose job is looked at. was_known: as the look began: it says nothing of what was stored meanwhile."""
+
+    job_id: str
+    told: Told
+    waiter: _Waiter
+    was_known: bool
 
 
 class Ends:
@@ -52,31 +61,37 @@ class Ends:
         self._supervisor = supervisor
         self._is_shared = is_shared
         self._looking: asyncio.Task[None] | None = None
-        self._sought: dict[str, _Sought] = {}  # by job id, as `waiting`, where jobs may end elsewhere
         self._searches: set[asyncio.Task[None]] = set()
-        #: by job id; falsy while nobody waits
-        self.waiting: dict[str, list[Told]] = {}
+        #: by job id, and who is told; falsy while nobody waits
+        self.waiting: dict[str, dict[Told, _Waiter]] = {}
 
     def wait(self, job_id: str, told: Told) -> None:
         """Have `told` called with the end of a job, if that is not stored yet; unless `forget` comes before.
 
         So whoever waits for a job that may have ended before looks as well, afterwards.
         """
-        waiters = self.waiting.setdefault(job_id, [])
-        waiters.append(told)
-        if self._is_shared and len(waiters) == 1:
-            self._sought[job_id] = _Sought(self._clock.now())
-            if self._looking is None:
-                self._looking = self._supervisor.spawn(self._look(), "queue-ends", when_done)
+        self.waiting.setdefault(job_id, {})[told] = _Waiter(self._clock.now())
+        if self._is_shared and self._looking is None:
+            self._looking = self._supervisor.spawn(self._look(), "queue-ends", when_done)
 
     def forget(self, job_id: str, told: Told) -> None:
         """Let somebody wait no more. Idempotent."""
         waiters = self.waiting.get(job_id)
-        if waiters is not None and told in waiters:
-            waiters.remove(told)
-            if not waiters:
-                del self.waiting[job_id]
-                self._sought.pop(job_id, None)
+        if waiters is not None and waiters.pop(told, None) is not None and not waiters:
+            del self.waiting[job_id]
+
+    def seen(self, job_id: str, told: Told) -> None:
+        """Take in that the store was seen to have a job, which had not ended, since somebody waits for it."""
+        if (waiter := self.waiting.get(job_id, {}).get(told)) is not None:
+            waiter.is_known = True
+
+    def stored(self, jobs: Sequence[Accepted], known: Collection[int], joined: Collection[int]) -> None:
+        """Take in that jobs are stored. Args: known: orders of those that may have ended before. joined: of such as are not."""
+        for job in jobs if self._is_shared else ():
+            if job.order not in joined:
+                _mark(self.waiting.get(job.id, {}).values())
+        if known:
+            self.search([job.id for job in jobs if job.order in known])
 
     def reported(self, batch: Sequence[tuple[Run, Report]], accepted: Sequence[bool]) -> None:
         """Take in that reports are durable, and which of them were accepted."""
@@ -91,7 +106,6 @@ class Ends:
 
     def tell(self, job_id: str, end: End, *, is_alone: bool = True) -> None:
         """Tell those who wait for this job how it has ended."""
-        self._sought.pop(job_id, None)
         for told in self.waiting.pop(job_id, ()):
             told(end, is_alone)
 
@@ -105,7 +119,8 @@ class Ends:
 
     async def _search(self, job_ids: Sequence[str], of_gone: Callable[[str], End]) -> None:
         for job_id in job_ids:
-            while job_id in self.waiting:
+            while waiters := self.waiting.get(job_id):
+                before = list(waiters.values())
                 try:
                     record = await self._reads.job(job_id)
                 except StoreUnavailableError:
@@ -115,6 +130,8 @@ class Ends:
                     self.tell(job_id, of_gone(job_id))
                 elif record.state in ENDED:
                     self.tell(job_id, record)
+                else:
+                    _mark(before)
                 break
 
     def unrun_record(self, job_id: str, state: State, error: str) -> JobRecord:
@@ -136,34 +153,53 @@ class Ends:
 
     async def _look_at_all(self) -> None:
         """Tell of those that have ended, or are there no more."""
-        wanted = list(self._sought.items())
+        wanted = list(self.waiting)
         while wanted:
             part, wanted = wanted[:LOOK_JOBS], wanted[LOOK_JOBS:]
-            looked = await self._reads.look([job_id for job_id, _ in part])
-            # who is sought anew has been told meanwhile: it may be another job, of which this look says nothing
-            sought = {job_id: one for job_id, one in part if self._sought.get(job_id) is one}
-            ended = [record for record in looked.ended if record.id in sought and _is_end_of(sought[record.id], record)]
-            gone = [job_id for job_id, one in sought.items() if one.is_known and job_id not in looked.there]
-            for job_id in (looked.there & sought.keys()).difference(record.id for record in looked.ended):
-                sought[job_id].is_known = True
-            for record in ended:
-                self.tell(record.id, record, is_alone=len(ended) == 1)
-            for job_id in gone:
-                self.tell(job_id, DELETED)
-            if ended and len(looked.ended) == MOST_ENDS:
-                wanted += [(job_id, one) for job_id, one in sought.items() if self._sought.get(job_id) is one]
+            asked = [
+                _Asked(job_id, told, waiter, waiter.is_known)
+                for job_id in part
+                for told, waiter in self.waiting.get(job_id, {}).items()
+            ]
+            looked = await self._reads.look(part)
+            ended = {record.id: record for record in looked.ended}
+            left = [one for one in asked if self._is_left(one)]
+            over = [one for one in left if one.job_id in ended and _is_end_of(one, ended[one.job_id])]
+            for one in over:
+                self._tell_one(one, ended[one.job_id], is_alone=len(over) == 1)
+            if over and len(ended) == MOST_ENDS:
+                wanted += dict.fromkeys(one.job_id for one in left if self._is_left(one))
+                continue
+            for one in left:
+                if one.was_known and one.job_id not in looked.there:
+                    self._tell_one(one, DELETED, is_alone=False)
+            _mark(one.waiter for one in left if one.job_id in looked.there and one.job_id not in ended)
+
+    def _is_left(self, asked: _Asked) -> bool:
+        """Tell whether somebody waits still: who waits anew, and for another job it may be, is not looked for."""
+        return self.waiting.get(asked.job_id, {}).get(asked.told) is asked.waiter
+
+    def _tell_one(self, asked: _Asked, end: End, *, is_alone: bool) -> None:
+        if self._is_left(asked):  # and was not let go by what was told before
+            self.forget(asked.job_id, asked.told)
+            asked.told(end, is_alone)
 
     async def stop(self) -> None:
         """Search no more."""
         await self._supervisor.end(*self._searches, self._looking)
 
 
-def _is_end_of(sought: _Sought, record: JobRecord) -> bool:
+def _mark(waiters: Iterable[_Waiter]) -> None:
+    for waiter in waiters:
+        waiter.is_known = True
+
+
+def _is_end_of(asked: _Asked, record: JobRecord) -> bool:
     """Tell whether a record that has ended is the job's: one that was over before is of an earlier job with its id.
 
     An id that a server has made has no earlier job, whatever the clock of the server says that has ended this one.
     """
-    return sought.is_known or is_made(record.id) or record.drop_at is None or record.drop_at > sought.since
+    return asked.was_known or is_made(record.id) or record.drop_at is None or record.drop_at > asked.waiter.since
 
 
 def record_of(run: Run, report: Report) -> JobRecord:

@@ -306,8 +306,8 @@ class Queue:
         """Tell all who wait for it what the store has made of jobs, and of runs that have ended with them."""
         if ended:
             self.events.reported(ended, [True] * len(ended))
-        if known and self.events.ends.waiting:
-            self.events.ends.search([job.id for job in jobs if job.order in known])
+        if self.events.ends.waiting:
+            self.events.ends.stored(jobs, known, found.joined)
         if self.asked.open:
             self.asked.stored(jobs, found)
         self.meter.stored([job for job in jobs if job.order not in known] if known else jobs)

@@ -149,6 +149,10 @@ class Backend(Protocol):
         """Let somebody wait no more. Idempotent."""
         ...
 
+    def seen(self, job_id: str, told: Told) -> None:
+        """Take in that a job was seen, which had not ended, since somebody waits for it: it is deleted where it is no more."""
+        ...
+
     def search(self, job_ids: Sequence[str]) -> None:
         """Tell those who wait for jobs that the store knows, if these have ended."""
         ...

@@ -113,6 +113,10 @@ class Hotjob:
         backend.wait(job_id, self._told)
         backend.search([job_id])  # it may have ended before
 
+    def saw(self) -> None:
+        """Take in that the store has the job, which had not ended."""
+        self._peer.context.backend.seen(self._job_id, self._told)
+
     def refuse(self, code: str, message: str) -> None:
         """Answer the call without the end of the job, unless that is about to be told."""
         if self._is_pouring:
@@ -207,6 +211,7 @@ def await_end(peer: Peer, call: Call, job_id: str, waits_s: float, look: Callabl
                 hotjob.leave()
                 peer.answer(call, _encode(found))
             else:
+                hotjob.saw()
                 hotjob.begin(max(0.0, until - loop.time()))
         peer.end_task(0)
 

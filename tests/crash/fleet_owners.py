@@ -325,11 +325,13 @@ class Owner(threading.Thread):
         return job
 
     def _change(self, server: Served) -> None:
-        recent = self._account.accepted[-4 * AT_ONCE :]
-        ids = self._rng.sample(recent, min(len(recent), NAMED))
+        verb = self._rng.choice(["cancel", "delete", "retry"])
+        named = self._account.accepted[-4 * AT_ONCE :]
+        if verb == "retry":  # of the others hardly any is one that it takes
+            named = list(self._account.changed["cancel"])[-NAMED:] or named
+        ids = self._rng.sample(named, min(len(named), NAMED))
         if not ids:
             return
-        verb = self._rng.choice(["cancel", "delete", "retry"])
         self._account.touched.update(ids)
         force = {"force": True} if verb == "delete" and self._rng.random() < 0.5 else {}
         try:

@@ -22,5 +22,5 @@ def test_what_owners_were_answered_by_any_server_is_so_whatever_befalls_them(
     assert account.held_up
     assert account.awaited_count
     assert len(account.accepted) > 10 * ROUNDS
-    for verb in ("cancel", "delete"):  # whether a retry names one that has been cancelled, or has failed, is chance
+    for verb in ("cancel", "delete", "retry"):
         assert account.changed[verb], verb

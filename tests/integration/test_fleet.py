@@ -331,6 +331,23 @@ def test_who_waits_hears_of_an_end_by_a_clock_that_is_behind_however_short_it_is
             assert peer.receive() == {"id": job_id, "state": "success", "result": None}
 
 
+def test_who_waits_hears_that_another_server_has_deleted_the_job_at_once(fleet: Fleet) -> None:
+    with fleet.serving("a", WORKER__CONCURRENCY="0") as a, fleet.serving("b", WORKER__CONCURRENCY="0") as b:
+        for number in range(8):  # each is deleted sooner than most looks come
+            with peer_of(a) as inserts, peer_of(a) as asks:
+                inserts.send("insert", {"type": "work", "id": str(number), "wait": WITHIN_S / 2})
+                assert inserts.receive() == str(number)
+                await_state(b, str(number), "new")
+                asks.send("job", {"id": str(number), "wait": WITHIN_S / 2})
+                ask(b, "delete", {"id": str(number)})
+                with pytest.raises(RefusedError) as refused:
+                    inserts.receive()
+                assert refused.value.code == "deleted"
+                with pytest.raises(RefusedError) as refused:
+                    asks.receive()
+                assert refused.value.code in ("deleted", "not_found")
+
+
 @pytest.mark.parametrize(
     ("skews_s", "how"),
     [((0, 50), Line.swallow), ((0, -60, 60), Line.refuse)],

@@ -133,6 +133,9 @@ class MemoryBackend:
         if told in self.waiting.get(job_id, ()):
             self.waiting[job_id].remove(told)
 
+    def seen(self, job_id: str, told: Told) -> None:
+        """No other server deletes any."""
+
     def search(self, job_ids: Sequence[str]) -> None:
         """None has ended before."""
 

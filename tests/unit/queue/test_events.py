@@ -37,20 +37,27 @@ class Ear:
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.batches: list[Batch] = []
-        queue.events.listen(self.batches.append)
+        self._heard = asyncio.Event()
+        queue.events.listen(self._hear)
 
     def ignore(self) -> None:
-        self.queue.events.ignore(self.batches.append)
+        self.queue.events.ignore(self._hear)
+
+    def _hear(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self._heard.set()
 
     @property
     def words(self) -> list[str]:
         return [batch.word.value for batch in self.batches for _ in batch.jobs]
 
-    async def until(self, word: Word) -> Batch:
+    async def until(self, word: Word, job_count: int = 1) -> Batch:
+        """Return the first batch of this word, once so many jobs were told of with it."""
         async with asyncio.timeout(10):
-            while not (found := [batch for batch in self.batches if batch.word is word]):  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0)
-        return found[0]
+            while self.words.count(word.value) < job_count:
+                self._heard.clear()
+                await self._heard.wait()
+        return next(batch for batch in self.batches if batch.word is word)
 
 
 async def test_nothing_is_made_while_nobody_listens(rig: Rig) -> None:
@@ -58,7 +65,7 @@ async def test_nothing_is_made_while_nobody_listens(rig: Rig) -> None:
     assert not events.hears_ends
     ear = Ear(rig.queue)
     assert events.is_heard
-    events.ignore(ear.batches.append)
+    ear.ignore()
     assert not events.is_heard
     hand = rig.hand(1)
     await rig.accept(an_accepted(1))
@@ -470,9 +477,7 @@ async def test_many_cancelled_jobs_are_told_with_few_questions_to_the_store(rig:
     monkeypatch.setattr(rig.store, "page", counted)
     monkeypatch.setattr(rig.store, "job", None)  # it is not asked for one
     await rig.queue.changes.do(Request(Verb.CANCEL, EVERYTHING), rig.take_orders)
-    async with asyncio.timeout(10):
-        while ear.words.count("cancelled") < len(jobs):  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0)
+    await ear.until(Word.CANCELLED, len(jobs))
     assert next(asked) < 10
     ends = [one for batch in ear.batches if batch.word is Word.CANCELLED for one in batch.jobs]
     assert [(end.id, end.type) for end in ends if isinstance(end, JobRecord)] == [(job.id, "mail") for job in jobs]
@@ -517,15 +522,16 @@ class Waiting:
         self.told: list[tuple[End, bool]] = []
         self.queue = queue
         self.job_id = job_id
+        self.has_heard = asyncio.Event()
         queue.events.ends.wait(job_id, self.hear)
 
     def hear(self, end: End, is_alone: bool) -> None:
         self.told.append((end, is_alone))
+        self.has_heard.set()
 
     async def end(self) -> JobRecord:
         async with asyncio.timeout(10):
-            while not self.told:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0)
+            await self.has_heard.wait()
         ((end, _),) = self.told
         assert isinstance(end, JobRecord)
         return end
@@ -589,8 +595,7 @@ async def test_a_search_outlasts_a_store_that_is_away(rig: Rig, monkeypatch: pyt
     waiting = Waiting(rig.queue)
     rig.queue.events.ends.search([JOB, "nobody's"])
     async with asyncio.timeout(10):
-        while not waiting.told:  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0)
+        await waiting.has_heard.wait()
     assert waiting.told == [(DELETED, True)]
 
 
@@ -717,6 +722,47 @@ async def test_a_job_that_is_there_no_more_was_deleted_and_one_that_was_never_th
     elsewhere.there = set()
     await elsewhere.turns()
     assert elsewhere.told == [("a", DELETED)]
+
+
+@pytest.mark.parametrize("is_looking", [False, True], ids=["before a look", "as one is under way"])
+async def test_a_job_that_was_stored_is_deleted_where_no_look_has_ever_found_it(elsewhere: Elsewhere, is_looking: bool) -> None:
+    elsewhere.is_slow = asyncio.Event() if is_looking else None
+    elsewhere.wait(JOB)
+    elsewhere.wait("b")
+    await elsewhere.turns()
+    elsewhere.ends.stored([an_accepted(1)], (), ())
+    if elsewhere.is_slow is not None:
+        elsewhere.is_slow.set()
+        await elsewhere.turns(1)
+        assert elsewhere.told == []
+    await elsewhere.turns()
+    assert elsewhere.told == [(JOB, DELETED)]
+
+
+async def test_a_job_that_was_joined_to_another_is_not_deleted(elsewhere: Elsewhere) -> None:
+    elsewhere.wait(JOB)
+    elsewhere.ends.stored([job := an_accepted(1)], (), {job.order})
+    await elsewhere.turns()
+    assert elsewhere.told == []
+
+
+async def test_a_job_that_was_seen_before_any_look_is_deleted_for_those_who_have(elsewhere: Elsewhere) -> None:
+    told: list[tuple[str, End]] = []
+    for name in ("has seen", "has not"):
+        elsewhere.ends.wait("a", hear := lambda end, is_alone, name=name: told.append((name, end)))
+        if name == "has seen":
+            elsewhere.ends.seen("a", hear)
+            elsewhere.ends.seen("b", hear)
+    await elsewhere.turns()
+    assert told == [("has seen", DELETED)]
+
+
+async def test_a_search_that_finds_a_job_has_seen_it(elsewhere: Elsewhere) -> None:
+    await elsewhere.rig.accept(an_accepted(1))
+    elsewhere.wait(JOB)
+    await elsewhere.ends._search([JOB], lambda _: DELETED)
+    await elsewhere.turns()
+    assert elsewhere.told == [(JOB, DELETED)]
 
 
 async def test_a_record_that_was_over_before_is_of_another_job(elsewhere: Elsewhere) -> None:
