@@ -42,6 +42,13 @@ def holder_of_loop() -> Holder | None:
     return None if ours is None else Holder(_place(ours), is_users=False)
 
 
+def where_held(holder: Holder | None) -> str:
+    """Return what is said of it in the log."""
+    if holder is None:
+        return "a handler holds the event loop"
+    return f"{'a handler holds the event loop' if holder.is_users else 'the event loop does not get on'} at {holder.place}"
+
+
 def _below_loop(innermost: FrameType | None) -> Iterator[FrameType]:
     frames: list[FrameType] = []
     while innermost is not None and innermost.f_code is not loop.run_to_end.__code__:

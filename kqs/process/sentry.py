@@ -4,7 +4,8 @@ A signal's handler in Python runs on the main thread only, and the loop hears of
 interpreter is told to write the numbers of signals into a pipe that this thread reads. It hands the first request to stop to
 the loop, which stops in good order; it ends the process if that does not happen: at the second signal, when a handler holds the
 loop beyond the grace, and when what users' code left behind (threads, hooks, pools) keeps the interpreter from its end. Ended
-so, the process loses nothing that it has acknowledged: what was not flushed was not answered.
+so, the process loses nothing that it has acknowledged: what was not flushed was not answered. While there is nothing to end, it
+looks at whether the loop turns (kqs.process.held).
 
 Signals that users' code gave away it takes back by itself as well, since that code may then hold the main thread.
 """
@@ -32,7 +33,8 @@ from kqs.newthread import new_thread
 from kqs.process import forks
 from kqs.process.actions import Action, action_of, put_back
 from kqs.process.descriptors import is_open
-from kqs.process.holder import holder_of_loop
+from kqs.process.held import HeldLoop
+from kqs.process.holder import holder_of_loop, where_held
 from kqs.supervisor import Supervisor
 
 log = logs.get_logger("kqs")
@@ -72,6 +74,7 @@ class Sentry:
         self._is_serving = False
         self._stopping_at: float | None = None
         self._turned_at = 0.0
+        self._held = HeldLoop()
         self._leaving: tuple[float, ExitCode] | None = None
 
     def start(self) -> None:
@@ -125,6 +128,7 @@ class Sentry:
         not: the kernel ends the process, or drops the signal. `loop.remove_signal_handler` leaves that behind.
         """
         supervisor.call_later(_KEEP_S, "sentry", self.keep, supervisor)
+        self._held.turned()
         with contextlib.suppress(OSError):  # no descriptor is left, or what stands there is closed
             self._mend()
             self.attach()
@@ -202,6 +206,8 @@ class Sentry:
             if not (_is_of(ear, pipe) and (numbers := os.read(ear, 4096))):
                 return False
             self._hear(numbers)
+        elif not is_timed and self._is_serving:
+            self._held.look()
         for number, action in tuple(self._taken.items()):
             put_back(number, action)
         self._look()
@@ -291,10 +297,8 @@ def _has_terminal() -> bool:
 
 def _what_holds_the_loop() -> str:
     holder = holder_of_loop()
-    if holder is None or holder.is_users:
-        where = "" if holder is None else f" at {holder.place}"
-        return f"a handler holds the event loop{where}, stopping without it: its run counts as a ghost"
-    return f"the event loop does not get on at {holder.place}, stopping without it: runs in progress count as ghosts"
+    lost = "its run counts as a ghost" if holder is None or holder.is_users else "runs in progress count as ghosts"
+    return f"{where_held(holder)}, stopping without it: {lost}"
 
 
 def _say_last(message: str) -> None:

@@ -93,6 +93,18 @@ def test_a_stop_is_obeyed_while_a_handler_holds_the_loop(tmp_path: Path, type_: 
         assert {ask(server, "job", job_id)["state"] for job_id in ids} == {"success"}
 
 
+@pytest.mark.parametrize("settings", [{}, {"WORKER__PROCESSES": "1"}], ids=["in the server", "in a child"])
+def test_what_holds_the_loop_for_long_is_said_while_it_does(tmp_path: Path, settings: dict[str, str]) -> None:
+    with misbehaving(tmp_path, **settings) as server, peer_of(server) as peer:
+        peer.send("insert", {"type": "loop", "data": 7, "wait": 60})
+        until_said(server, "a handler holds the event loop at ")
+        assert "let go" not in server.log.read_text()
+        until_said(server, "the event loop turns again after_s=")
+        assert re.search(r"loop at \S+/misbehaving.py:\d+, and nothing else goes on", server.log.read_text())
+        assert isinstance(peer.receive(), str)
+        assert peer.receive()["state"] == "success"
+
+
 def test_a_disk_that_does_not_answer_is_not_taken_for_a_handler(tmp_path: Path) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
     with serving(tmp_path, WORKER__MODULES='["stuck"]', WORKER__GRACE_S="0.1") as server, peer_of(server) as peer:

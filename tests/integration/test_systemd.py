@@ -10,6 +10,7 @@ from subprocess import CompletedProcess, run
 
 import pytest
 
+from kqs.errors import ExitCode
 from tests.support.require import require
 from tests.support.serving import ROOT, SERVE, SERVE_ENVIRON, serving
 
@@ -18,11 +19,16 @@ BINARY = "/opt/kqs/bin/kqs"
 
 
 @pytest.fixture(scope="module")
-def service() -> Mapping[str, str]:
+def unit() -> Mapping[str, Mapping[str, str]]:
     parser = RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # as its documentation has it
     parser.read(UNIT)
-    return parser["Service"]
+    return parser
+
+
+@pytest.fixture(scope="module")
+def service(unit: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
+    return unit["Service"]
 
 
 def analyze(*arguments: str | Path) -> CompletedProcess[str]:
@@ -40,6 +46,13 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 def test_the_exposure_is_at_most_one_point_one() -> None:
     done = analyze("security", "--offline=true", "--threshold=11", "--no-pager", UNIT)
     assert done.returncode == 0, done.stdout
+
+
+def test_what_is_over_some_time_is_tried_again_until_then(unit: Mapping[str, Mapping[str, str]]) -> None:
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["Restart"] == "on-failure"
+    lasting = {int(code) for code in unit["Service"]["RestartPreventExitStatus"].split()}
+    assert lasting == {ExitCode.USAGE, ExitCode.DATA_DAMAGED, ExitCode.CONFIG}
 
 
 def test_the_journal_lies_in_the_state_directory_of_a_user_that_is_not_root(service: Mapping[str, str]) -> None:
