@@ -119,6 +119,24 @@ async def test_id_that_was_deleted_by_a_clock_that_is_ahead_is_free_when_that_of
     assert await theirs.insert([a_job(6, id="mine", accepted_at=now + 30)], 3, "w", now + 30) == []
 
 
+@pytest.mark.parametrize("verb", [Verb.DELETE, Verb.RETRY])
+async def test_a_look_during_which_others_change_an_ended_job_tells_no_end_of_it(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    await theirs.insert([a_job(0)], 1, "w", now)
+    await change(theirs, Verb.CANCEL, now=now)
+    assert [record.state for record in (await ours.look([a_job(0).id])).ended] == [State.CANCELLED]
+    find = ours._there.session.find
+
+    async def find_and_change(*args: Any) -> object:
+        found = await find(*args)
+        await change(theirs, verb, now=now)
+        return found
+
+    monkeypatch.setattr(ours._there.session, "find", find_and_change)
+    assert (await ours.look([a_job(0).id])).ended == []
+
+
 async def test_two_servers_that_purge_at_once_count_each_record_once(
     ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,8 @@ async def look(session: Session, servers: Servers, job_ids: Sequence[str]) -> Lo
         known = await session.find(list(over), is_there(now, servers.replaceable), ["place"])
         over -= {document["_id"] for document in known}
     ended = [document["_id"] for document in found if document["place"] == Place.ENDED][:MOST_ENDS]
-    documents = await session.find(ended, {}, _UNREAD) if ended else []
+    # once more: others may have retried or deleted some, or replaced them, since they were found
+    documents = await session.find(ended, {"place": int(Place.ENDED)}, _UNREAD) if ended else []
     records = [record_of(document, None, await session.bulk.get("result", document)) for document in documents]
     return Looked(frozenset(document["_id"] for document in found), records, over)
 
