@@ -40,7 +40,7 @@ from kqs.feeder import Feeder
 from kqs.handlers import Registry
 from kqs.ids import Ids
 from kqs.inserter import Inserter
-from kqs.journal import JOURNAL_FILES, Journal, Recovery
+from kqs.journal import JOURNAL_FILES, Journal, JournalName, Recovery
 from kqs.options import Cascade
 from kqs.parts import Parts
 from kqs.process import forks
@@ -50,7 +50,7 @@ from kqs.remote import Desk
 from kqs.schedules.plans import plans_of
 from kqs.schedules.schedules import Schedules
 from kqs.service import SystemClock
-from kqs.startup import Startup
+from kqs.startup import Startup, renewed
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
@@ -149,7 +149,7 @@ class Core:
         stack.callback(self._disown_files)
         self._own_files()
         stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
-        recovery = await _open_journal(journal, config.journal.dir)
+        recovery = await _open_journal(journal, config.journal.dir, renewed(store) if journal.is_renewed else None)
         self._own_files()  # the folders are there now
         self._on_journal()
         stack.push_async_callback(supervisor.end_part, "store", store.close)
@@ -273,9 +273,9 @@ def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
         return cascade.resolve(type_, None).ttr
 
 
-async def _open_journal(journal: Journal, folder: Path) -> Recovery:
+async def _open_journal(journal: Journal, folder: Path, name: JournalName | None) -> Recovery:
     try:
-        return await journal.start()
+        return await journal.start(name)
     except JournalLockedError as error:
         raise StartupError(str(error), ExitCode.TEMPORARY) from error
     except JournalCorruptError as error:

@@ -16,7 +16,7 @@ from kqs.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from kqs.journal import Recovery
+from kqs.journal import JournalName, Recovery
 from kqs.log import get_logger
 from kqs.parts import Parts
 from kqs.pauses import STORE_FIRST_S, STORE_LONGEST_S, Pauses
@@ -26,6 +26,20 @@ from kqs.supervisor import Supervisor, when_done
 from kqs.trouble import Trouble
 
 log = get_logger("kqs")
+
+
+def renewed(store: Store) -> JournalName | None:
+    """Return the name of a journal that is begun in place of a lost one; None: one that no other has. Raises: StartupError."""
+    try:
+        owner = store.owner()
+    except StoreError as error:
+        raise _refused(error) from error
+    return None if owner is None else JournalName(bytes.fromhex(owner.journal_id), bytes.fromhex(owner.node))
+
+
+def _refused(error: StoreError) -> StartupError:
+    is_damaged = isinstance(error, StoreCorruptError) and not isinstance(error, StoreDoubtError)
+    return StartupError(str(error), ExitCode.DATA_DAMAGED if is_damaged else ExitCode.IO_FAILED)
 
 
 class Startup(Service):
@@ -83,12 +97,8 @@ class Startup(Service):
             await self._parts.queue.start(self._info)
         except StoreUnavailableError:
             raise
-        except StoreDoubtError as error:
-            raise StartupError(str(error), ExitCode.IO_FAILED) from error
-        except StoreCorruptError as error:
-            raise StartupError(str(error), ExitCode.DATA_DAMAGED) from error
         except StoreError as error:
-            raise StartupError(str(error), ExitCode.IO_FAILED) from error
+            raise _refused(error) from error
         parts = self._parts
         await parts.worker.start()
         parts.desk.start(self._info.store_id)
@@ -107,6 +117,8 @@ class Startup(Service):
             )
         if info.fed_seq > recovery.next_seq:
             self._skip_to(info.fed_seq)
+        if recovery.is_renewed:
+            await self._settle_renewal()
         ids = self._parts.inserter.ids
         ids.last_order = max(ids.last_order, info.last_order)
         return info
@@ -115,7 +127,8 @@ class Startup(Service):
         """Go on behind what the store has of a journal that lost its end. Raises: StartupError: it may be an older journal."""
         recovery = self._recovery
         # while a store is away, records may have got numbers that it knows already: only damage that was seen is a reason then
-        has_lost = recovery.is_cut or not (self._store.is_shared or recovery.is_as_stopped)
+        is_lost = recovery.is_cut or recovery.is_renewed
+        has_lost = is_lost or not (self._store.is_shared or recovery.is_as_stopped)
         try:
             is_done = has_lost and self._parts.journal.skip_to(fed_seq)
         except JournalError as error:
@@ -123,7 +136,15 @@ class Startup(Service):
         if not is_done:
             raise StartupError(
                 f"the journal ends at record {recovery.next_seq}, but the store has {fed_seq}: "
-                "the journal is missing or older than its store; restore both together",
+                "the journal is missing or older than its store; restore both together, or `kqs journal renew` it",
                 ExitCode.DATA_DAMAGED,
             )
-        log.error("the journal has lost its end, which the store has", journal_end=recovery.next_seq, store_end=fed_seq)
+        if not recovery.is_renewed:
+            log.error("the journal has lost its end, which the store has", journal_end=recovery.next_seq, store_end=fed_seq)
+
+    async def _settle_renewal(self) -> None:
+        try:
+            await self._parts.journal.settle_renewal()
+        except JournalError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
+        log.warning("the store goes on with a new journal, in place of the one that is lost")

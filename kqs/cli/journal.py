@@ -1,4 +1,4 @@
-"""`kqs journal verify|dump|repair|replay`: what an operator does about a journal. A server that runs holds on to its own."""
+"""`kqs journal verify|dump|repair|renew|replay`: what an operator does about a journal. A running server keeps its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_
 
 @click.group("journal", cls=Group)
 def journal_command() -> None:
-    """Verify, show, repair or replay the journal in a folder."""
+    """Verify, show, repair, renew or replay the journal in a folder."""
 
 
 @journal_command.command("verify")
@@ -81,6 +81,26 @@ def repair_command(folder: Path, as_lines: bool) -> ExitCode:
     from kqs.journal.repair import repair
 
     return _tell(watched("repairing", repair, folder, _REPAIR_READS), folder, as_lines)
+
+
+@journal_command.command("renew")
+@_folder_argument
+@json_option
+def renew_command(folder: Path, as_lines: bool) -> None:
+    """Let the next start begin a new journal for a store whose own is lost.
+
+    For a journal that is gone or cannot be repaired, while its store is whole. The server must be stopped. What is left of the
+    journal is put aside in DIR/lost-1, or the next number, from where `kqs journal replay` brings what is intact.
+    """
+    from kqs.cli.output import print_line, print_pairs
+    from kqs.journal.renewal import renew
+
+    aside = renew(folder)
+    told = None if aside is None else str(aside)
+    if as_lines:
+        print_line({"set_aside": told})
+    else:
+        print_pairs([("set aside", told), ("next", "start the server: its store goes on with a new journal")])
 
 
 @journal_command.command("replay")

@@ -5,7 +5,7 @@ What is done to one whose server is not running is imported from the modules tha
 
 from kqs.journal.claims import claimed_orders, claims_record
 from kqs.journal.files import Files, OsFiles
-from kqs.journal.format import Kind, Record
+from kqs.journal.format import JournalName, Kind, Record
 from kqs.journal.journal import JOURNAL_FILES, Journal, Recovery
 from kqs.journal.listener import Listener
 from kqs.journal.recovery import absent
@@ -14,6 +14,7 @@ __all__ = [
     "JOURNAL_FILES",
     "Files",
     "Journal",
+    "JournalName",
     "Kind",
     "Listener",
     "OsFiles",

@@ -146,6 +146,7 @@ class OsFiles:
         """See Files."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _FLAGS, _FILE_MODE)
         _set_mode(handle)
+        _give_to_owner(handle, path.parent)
         return handle
 
     def open(self, path: Path, *, writable: bool = False) -> int:
@@ -217,6 +218,7 @@ class OsFiles:
                 raise
             raise JournalLockedError(f"{path.parent} is in use by process {holder or '?'}") from None
         _set_mode(handle)
+        _give_to_owner(handle, path.parent)
         os.ftruncate(handle, 0)
         os.pwrite(handle, text.encode(), 0)
         return handle
@@ -253,6 +255,14 @@ class OsFiles:
         return found.st_dev, found.st_ino
 
     name_of = staticmethod(name_of)
+
+
+def _give_to_owner(handle: int, folder: Path) -> None:
+    """Have a file that root makes belong to whoever the folder does: a repair is often root's, and the server is not."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        if owner.st_uid != 0:
+            os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 def _set_mode(handle: int) -> None:

@@ -124,6 +124,13 @@ class Record(msgspec.Struct, gc=False):
         return self.first_order + self.count - 1
 
 
+class JournalName(NamedTuple):
+    """What all segments of a journal have in common. journal_id: 16 random bytes; node: 4, which its ids end in."""
+
+    journal_id: bytes
+    node: bytes
+
+
 class SegmentHeader(NamedTuple):
     """The first 128 bytes of a segment.
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from kqs.clock import Clock
 from kqs.config import JournalSection
 from kqs.errors import JournalClosedError, JournalError
+from kqs.journal import renewal
 from kqs.journal.commit import GroupCommit
 from kqs.journal.condition import Condition, Free
 from kqs.journal.disk import Disk, measured
 from kqs.journal.files import Files, OsFiles
 from kqs.journal.flusher import IN_THREADS, ON_LOOP
-from kqs.journal.format import Record, SegmentHeader
+from kqs.journal.format import JournalName, Record, SegmentHeader
 from kqs.journal.kept import KeptSegments
 from kqs.journal.listener import Listener
 from kqs.journal.lock import LOCK_NAME, JournalLock
@@ -44,7 +46,8 @@ class Recovery(NamedTuple):
 
     journal_id: 32 hex digits; node: 8, the end of every id this server makes. last_order: the highest order in any segment, 0
     when there is none. checkpoint_seq: records below it are in the store. is_cut: its end is damaged, so that a store may have
-    more than it. is_as_stopped: a stop left it, with all of it in the store.
+    more than it. is_as_stopped: a stop left it, with all of it in the store. is_renewed: it takes the place of one that is
+    lost, until `settle_renewal`.
     """
 
     journal_id: str
@@ -54,6 +57,7 @@ class Recovery(NamedTuple):
     checkpoint_seq: int
     is_cut: bool = False
     is_as_stopped: bool = False
+    is_renewed: bool = False
 
 
 def _log_fault(error: BaseException) -> None:
@@ -99,9 +103,15 @@ class Journal:
         self._torn: tuple[str, int] | None = None
         self._torn_files: list[tuple[str, int]] = []
 
-    async def start(self) -> Recovery:
+    @property
+    def is_renewed(self) -> bool:
+        """Tell, before `start` too, whether it takes the place of one that is lost; blocks for a look at the folder."""
+        return renewal.is_renewed(self._files, self._directory)
+
+    async def start(self, name: JournalName | None = None) -> Recovery:
         """Lock the directory, recover what it holds, open a new segment; nothing is held if this raises.
 
+        Args: name: of a journal that is begun; None: one that no other has.
         Raises: JournalLockedError: another server has it. JournalVersionError: of a newer version; nothing was touched.
             JournalCorruptError: "file:offset reason"; nothing was touched. JournalError: not ours, or the disk refused.
         """
@@ -109,7 +119,7 @@ class Journal:
         flusher = None
         try:
             flusher = self._make_flusher(self._on_fault)
-            found, segment, free, self._torn_files = await _in_full(self._offload(self._recover))
+            found, segment, free, self._torn_files = await _in_full(self._offload(partial(self._recover, name)))
         except BaseException as error:
             self._let_go()
             if flusher is not None:
@@ -139,7 +149,15 @@ class Journal:
             self._kept.checkpoint_seq,
             is_cut=found.next_seq > found.end_seq,
             is_as_stopped=found.next_seq == found.end_seq == found.checkpoint_seq,
+            is_renewed=self.is_renewed,
         )
+
+    async def settle_renewal(self) -> None:
+        """Take in that the store goes on with this journal. Raises: JournalError: it does not last beyond this start."""
+        try:
+            await self._offload(partial(renewal.settle, self._files, self._directory))
+        except OSError as error:
+            raise JournalError(f"the journal in {self._directory} cannot be used: {reason_with_file(error)}") from error
 
     async def stop(self) -> None:
         """Settle what was appended, close, unlock. Idempotent; tolerates never started."""
@@ -239,12 +257,12 @@ class Journal:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self) -> tuple[Found, Segment, Free, list[tuple[str, int]]]:
+    def _recover(self, name: JournalName | None) -> tuple[Found, Segment, Free, list[tuple[str, int]]]:
         """Do the disk's part of `start`; it is offloaded."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        found, self._writer, segment = recover(files, self._settings)
+        found, self._writer, segment = recover(files, self._settings, name)
         return found, segment, measured(files, directory), kept_aside(files, directory, TORN)
 
     def _let_go(self) -> None:

@@ -8,6 +8,7 @@ from kqs.config import JournalSection
 from kqs.errors import JournalError
 from kqs.journal import checkpoint
 from kqs.journal.files import Files, opened, read_all, write_whole
+from kqs.journal.format import JournalName
 from kqs.journal.reserve import use_reserve
 from kqs.journal.scan import Found, TornTail, scan
 from kqs.journal.segment import Segment, is_leftover
@@ -35,9 +36,10 @@ def mend(files: Files, directory: Path, found: Found) -> None:
     _forget_old_torn(files, directory)
 
 
-def recover(files: Files, settings: JournalSection) -> tuple[Found, Writer, Segment]:
+def recover(files: Files, settings: JournalSection, name: JournalName | None = None) -> tuple[Found, Writer, Segment]:
     """Scan, mend, open a new segment, in which the last batch is flushed again, and take the next checkpoint's space.
 
+    Args: name: of a journal that is begun; None: a new one.
     Raises: what `scan` raises; then nothing was touched. OSError: the next start begins anew.
     """
     directory = settings.dir
@@ -45,7 +47,7 @@ def recover(files: Files, settings: JournalSection) -> tuple[Found, Writer, Segm
     use_reserve(files, directory)
     mend(files, directory, found)
     writer = Writer(files, settings)
-    segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame, found.next_seq)
+    segment = writer.start(found.segments[-1] if found.segments else None, found.last_frame, found.next_seq, name)
     checkpoint.keep_spare(files, directory)
     return found, writer, segment
 

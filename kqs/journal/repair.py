@@ -32,11 +32,8 @@ from kqs.journal.lost import Loss, LostJobs, lost_jobs
 from kqs.journal.names import put_names_right
 from kqs.journal.reader import Frame, Gap, find_frame, walk, written_end
 from kqs.journal.recovery import absent
-from kqs.journal.segment import corrupt, create_segment, read_header, segment_name, segment_number
+from kqs.journal.segment import SEGMENT_MARK, corrupt, create_segment, read_header, segment_name, segment_number
 from kqs.journal.survey import Report, segment_names, verify
-
-#: in the name of whatever was a segment
-_SEGMENT_MARK = ".kqj"
 
 
 def repair(directory: Path, files: Files | None = None) -> Report:
@@ -46,7 +43,7 @@ def repair(directory: Path, files: Files | None = None) -> Report:
         there is nothing to salvage from. OSError. Whatever is raised, every intact batch still stands where it stood.
     """
     files = files or OsFiles()
-    if not any(_SEGMENT_MARK in name or name == checkpoint.NAME for name in files.list(directory)):
+    if not any(SEGMENT_MARK in name or name == checkpoint.NAME for name in files.list(directory)):
         raise absent(directory)
     lock = JournalLock(files, directory)
     try:
@@ -100,7 +97,8 @@ class _Mender:
                 intact[name] = rebuilt
             self._headers.append(intact[name])
         if not self._headers:
-            raise JournalCorruptError(f"{self._directory}:0 holds no segment that could be salvaged")
+            way_out = "`kqs journal renew` begins a new journal for the store"
+            raise JournalCorruptError(f"{self._directory}:0 holds no segment that could be salvaged; {way_out}")
 
     def fill_missing(self) -> None:
         """Put a segment of lost records in each place where some are missing."""

@@ -27,6 +27,8 @@ from kqs.journal.format import (
     salt_of,
 )
 
+#: in the name of whatever was a segment
+SEGMENT_MARK = ".kqj"
 _NAME = re.compile(r"([0-9]{12})\.kqj\Z")
 _LEFTOVER = re.compile(r".*\.new\Z")
 

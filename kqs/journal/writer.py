@@ -21,6 +21,7 @@ from kqs.journal.format import (
     FRAME_BYTES,
     MAX_FRAME_RECORDS,
     FrameHeader,
+    JournalName,
     Record,
     SegmentHeader,
     encode_frame,
@@ -63,15 +64,19 @@ class Writer:
         self._length = 0  # that the current segment's file has at least
         self._drawn: set[bytes] = set()
 
-    def start(self, previous: Segment | None, last_frame: Frame | None, next_seq: int = 0) -> Segment:
+    def start(
+        self, previous: Segment | None, last_frame: Frame | None, next_seq: int = 0, name: JournalName | None = None
+    ) -> Segment:
         """Open a segment after `previous` (None: the first of a new journal), and flush `last_frame` again in it.
 
         Whether that batch was flushed before is not known; its old place counts no more, so `previous` ends before it.
-        next_seq: of the first record to come; those before it that are not here are void.
+        next_seq: of the first record to come; those before it that are not here are void. name: of a new journal; None: one
+        that no other has.
         Raises: OSError: for the next start, nothing has changed.
         """
         if previous is None:
-            header = SegmentHeader(1, _random_id(), _random_id(), secrets.token_bytes(4), 0, _NO_SEGMENT, 0)
+            journal_id, node = name or JournalName(_random_id(), secrets.token_bytes(4))
+            header = SegmentHeader(1, _random_id(), journal_id, node, 0, _NO_SEGMENT, 0)
         else:
             if last_frame is not None:
                 previous.end, previous.end_seq = last_frame.offset, last_frame.header.first_seq

@@ -11,6 +11,13 @@ from kqs.job import Accepted, Claim, Entry, JobRecord, Run
 from kqs.store.change import Changed
 
 
+class Owner(NamedTuple):
+    """The journal whose store it is: its id, 32 hex digits, and its node, 8, which all ids that its server makes end in."""
+
+    journal_id: str
+    node: str
+
+
 class StoreInfo(msgspec.Struct, frozen=True):
     """What `open` found. fed_seq: the journal seq up to which (exclusive) this store has everything; 0 when new.
 

@@ -37,7 +37,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from kqs.job import Accepted, Claim, Entry, Progress, Report, Rescheduled, Run, Tally
-from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, StoreInfo, Waiting
+from kqs.store.answers import Following, Granted, Holder, Known, Looked, News, Owner, StoreInfo, Waiting
 from kqs.store.change import Change, Changed, Slice, Spans, Verb
 from kqs.store.reading import ReadingPort
 from kqs.store.rotation import Terms, Turn, Turned
@@ -93,6 +93,13 @@ class Store(ReadingPort, SayingsPort, SchedulesPort, Protocol):
     @property
     def is_first(self) -> bool:
         """Tell whether what one server of the store is enough for is this one's to do. There may be two for a while."""
+        ...
+
+    def owner(self) -> Owner | None:
+        """Return whose the store is, before `open`; blocks. None: it is nobody's yet, or servers share it.
+
+        Raises: StoreError.
+        """
         ...
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
@@ -391,6 +398,7 @@ __all__ = [
     "Known",
     "Looked",
     "News",
+    "Owner",
     "Passed",
     "Schedule",
     "Slice",

@@ -266,3 +266,41 @@ def test_no_job_begins_whose_end_could_not_be_kept(tmp_path: Path) -> None:
         store_of(server).with_name("aside").rename(store_of(server))
         until(server, jobs_success=21)
         assert all(peer.call("job", job_id)["runs"] for job_id in job_ids)
+
+
+def lose_all(journal: Path) -> None:
+    for path in journal.iterdir():
+        if "sqlite" not in path.name:
+            path.unlink()
+
+
+@pytest.mark.parametrize("lose", [lose_all, remove_segments])
+def test_a_store_goes_on_with_a_new_journal_in_place_of_its_lost_one(lose: Callable[[Path], None], tmp_path: Path) -> None:
+    def kqs(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([*SERVE[:-1], *arguments], env=SERVE_ENVIRON, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout
+
+    journal = tmp_path / "journal"
+    with serving(tmp_path) as server:
+        ask(server, "suspend", "echo")
+        made = ask(server, "insert", {"type": "echo", "delay": 0.1})
+        ask(server, "insert", [{"type": "echo", "id": "second"}, {"type": "echo", "id": "later", "delay": 3600}])
+        until(server, journal_unfed_records=0)
+        assert server.stop() == 0
+    lose(journal)
+    with pytest.raises(AssertionError, match=r"missing or older|no segment|belongs to journal"), serving(tmp_path):
+        pass
+    code, said = kqs("journal", "renew", str(journal))
+    assert (code, "lost-1" in said) == (0, True)
+    for life in range(2):
+        with serving(tmp_path) as server:
+            assert ask(server, "resume", "echo")["changed"] == (life == 0)
+            until(server, jobs_success=2 + life)
+            assert ask(server, "job", made)["state"] == "success"
+            assert ask(server, "job", "later")["state"] == "delayed"
+            assert ask(server, "insert", {"type": "echo", "id": f"new{life}"}) == f"new{life}"
+            until(server, jobs_success=3 + life)
+            assert (life == 0) == ("goes on with a new journal" in server.log.read_text())
+            assert server.stop() == 0
+    assert not (journal / "renewed").exists()
+    assert kqs("journal", "verify", str(journal))[0] == 0

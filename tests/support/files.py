@@ -58,7 +58,7 @@ class MemoryFiles:
         """Told of every change, under the mutex."""
 
     def make_dir(self, path: Path) -> None:
-        pass
+        self.folders.setdefault(path, next(self._ids))
 
     def list(self, path: Path) -> list[str]:
         return sorted(name.name for name in self.names if name.parent == path)

@@ -88,6 +88,9 @@ class MongoStore:
         self.on_waiting: Callable[[Waiting], None] = _nobody
         self._watched: frozenset[str] = frozenset()
 
+    def owner(self) -> None:
+        """See Store.owner."""
+
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
         assert self._open is None, "opened twice"

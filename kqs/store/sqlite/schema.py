@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from functools import cache
+from pathlib import Path
 
 import msgspec
 
 from kqs.errors import StoreCorruptError
+from kqs.store.base import Owner
 from kqs.store.sqlite import connection, tables, upgrades
 
 #: "KQSs": tells our files from other SQLite files
@@ -58,6 +61,18 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
             db.execute("rollback")
     db.execute("pragma synchronous = normal")
     return meta
+
+
+def owner_of(path: Path) -> Owner | None:
+    """Return whose the store in a file is; None: nobody's. Raises: StoreCorruptError, sqlite3.Error, OSError."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        if _is_empty(db) or _pragma(db, "application_id") == _BLANK_ID:
+            return None
+        _known_version(db)
+        found = db.execute("select journal_id, node from meta").fetchone()
+    return None if found is None else Owner(*found)
 
 
 def read_meta(db: sqlite3.Connection) -> Meta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,6 +22,7 @@ from kqs.store.base import (
     Known,
     Looked,
     News,
+    Owner,
     Passed,
     Schedule,
     Slice,
@@ -45,11 +47,13 @@ from kqs.store.sqlite import (
     retention,
     said,
     schedule,
+    schema,
     subscriptions,
     suspended,
     ticks,
 )
 from kqs.store.sqlite import change as changing
+from kqs.store.sqlite.connection import translated
 from kqs.store.sqlite.here import StoreHere
 from kqs.store.sqlite.operations import Runner
 from kqs.store.sqlite.session import Session
@@ -82,6 +86,13 @@ class SqliteStore:
         self._session = Session(path, settings.cache_bytes, settings.bulk_bytes, clock.now, is_passing=is_passing)
         self._runner: Runner = StoreHere(self._session) if is_passing else StoreThread(self._session, supervisor)
         self._path = path
+
+    def owner(self) -> Owner | None:
+        """See Store.owner."""
+        try:
+            return schema.owner_of(self._path)
+        except (sqlite3.Error, OSError) as error:
+            raise translated(error) from error
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
