@@ -212,6 +212,24 @@ async def test_children_that_a_dead_server_has_not_readied_wait_for_no_more_than
     assert (other.state, list(other.awaits)) == (State.NEW, [IDS.of(FIRST + 5)])
 
 
+@pytest.mark.parametrize("resource", [None, "printer"])
+async def test_what_others_ran_or_deleted_while_an_insert_was_repeated_is_known_to_it(
+    ours: MongoStore, theirs: MongoStore, now: float, monkeypatch: pytest.MonkeyPatch, resource: str | None
+) -> None:
+    jobs = [a_job(0, resource=resource), a_job(1), a_job(2, after=after(0)), a_job(3)]
+    monkeypatch.setattr(ours._there.follower, "stand_new", Mock(side_effect=StoreUnavailableError("away")))
+    with pytest.raises(StoreUnavailableError):
+        await ours.insert(jobs, 1, "w", now)
+    monkeypatch.undo()
+    await run(theirs, 0, now)
+    await change(theirs, Verb.DELETE, only(1), now=now)
+    jobs[0].claimed_at = jobs[1].claimed_at = jobs[3].claimed_at = now
+    found = await ours.insert(jobs, 1, "w", now)
+    assert {*found, *found.parked} >= {FIRST, FIRST + 1}
+    assert set(found.made) == {FIRST, FIRST + 1}
+    assert FIRST + 3 not in found
+
+
 async def test_outcome_of_a_parent_stands_though_another_server_retries_it_at_once(
     ours: MongoStore, theirs: MongoStore, now: float
 ) -> None:

@@ -52,7 +52,9 @@ class Inserter:
         self._servers = servers
         self._uniques = Uniques(session, servers)
         self._doubted: set[int] = set()
-        self._stored: set[int] = set()  # orders of an insert that failed later on; the next of an id may have replaced them
+        self._stored: set[int] = set()  # orders of an insert that failed later on
+        self._orders: frozenset[int] = frozenset()  # of the insert
+        self._replaced: set[int] = set()  # of those that were stored, and gave way to a later one of the insert with their id
         self._made: set[int] = set()  # see Known.made
 
     async def insert(self, jobs: Sequence[Accepted], worker: str, now: float) -> Known:
@@ -61,6 +63,8 @@ class Inserter:
         known: list[int] = []
         passed: set[int] = set()
         self._made.clear()
+        self._replaced.clear()
+        self._orders = frozenset(job.order for job in jobs)
         if ticked := [job for job in jobs if job.tick is not None]:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
@@ -75,7 +79,7 @@ class Inserter:
         self._doubted.clear()
         self._stored.clear()
         self._batches.stored(max((job.order for job in jobs), default=0))
-        orders = [*(order for order in known if order not in stored_before), *joined, *passed]
+        orders = [*(order for order in known if order not in stored_before & self._replaced), *joined, *passed]
         made = self._made.intersection(orders)
         parked |= {job.order for job in jobs if job.order in made and (job.resource is not None or job.may_wait)}
         return Known(orders, parked, joined, made)
@@ -282,7 +286,9 @@ class Inserter:
         ids = [documents[index]["_id"] for index in refused]
         found = await self._session.find(ids, {"node": self._node}, ["order", "mark"])
         marks = {(one["_id"], one["order"]): one["mark"] for one in found}
+        there = {one["_id"]: one["order"] for one in found}
         names = {index: (documents[index]["_id"], documents[index]["order"]) for index in refused}
+        self._replaced.update(order for id_, order in names.values() if there.get(id_, order) in self._orders - {order})
         others = {index for index, name in names.items() if marks.get(name) != mark}
         stored = [order for id_, order in map(names.__getitem__, others) if (id_, order) in marks]
         # what an earlier boot has stored is none of it, but for what that had yet to say when it was killed
