@@ -19,7 +19,7 @@ from kqs.errors import KqsError
 from kqs.job import Run
 from kqs.made.models import is_model_class, json_validator
 from kqs.made.progress import progress_of
-from kqs.minding.limits import Limits
+from kqs.minding.command import Command
 from kqs.options import TYPE_RULE, OptionFields, Options, expected, is_option, is_type
 from kqs.words.nearest import unknown_name
 from kqs.words.printable import shortened
@@ -123,18 +123,6 @@ class JobContext(msgspec.Struct, gc=False, eq=False):
     def end(self) -> None:
         """Make every later `touch` return False. For the run's owner, not for handlers."""
         self.is_over = True
-
-
-class Command(msgspec.Struct, frozen=True):
-    """A program that runs jobs: what it is called with, in which folder, and what it may take.
-
-    argv: its first is a path or, without a slash, a name that is looked for in PATH.
-    """
-
-    argv: list[str]
-    folder: str
-    output_bytes: int = 2**20
-    limits: Limits = Limits()
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):

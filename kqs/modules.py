@@ -13,8 +13,9 @@ from types import ModuleType
 from kqs import handlers
 from kqs.config import Config
 from kqs.errors import ExitCode, StartupError
-from kqs.handlers import Command, HandlerError, Registry
+from kqs.handlers import HandlerError, Registry
 from kqs.log import get_logger
+from kqs.minding.command import Command
 from kqs.minding.limits import Limits
 
 log = get_logger("kqs.modules")

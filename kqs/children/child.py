@@ -19,8 +19,8 @@ from kqs.commands.channel import Channel, MinderLostError
 from kqs.commands.minders import Minders
 from kqs.errors import ExitCode
 from kqs.log import get_logger
+from kqs.minding.command import Command
 from kqs.minding.frames import Ended, Order, Unstarted
-from kqs.minding.limits import Limits
 from kqs.process import forks
 from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor
@@ -193,7 +193,7 @@ class Child:
     def _order(self) -> Order:
         flags = getattr(subprocess, "_args_from_interpreter_flags")()  # noqa: B009 - as multiprocessing has it
         argv = [sys.executable, *flags, "-c", _MAIN, f"child-{self.number}"]
-        return Order(argv, self._folder, _environ(os.environ), 0, Limits(), self._brief)
+        return Order(Command(argv, self._folder, output_bytes=0), _environ(os.environ), self._brief)
 
     def end(self) -> None:
         """Have it drain; the second time, have it killed."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from kqs import verdicts
 from kqs.commands.minders import Minders
 from kqs.commands.verdict import result_of
-from kqs.handlers import Command, JobContext
+from kqs.handlers import JobContext
 from kqs.job import Run
 from kqs.log import get_logger
 from kqs.made.progress import checked_progress
+from kqs.minding.command import Command
 from kqs.minding.frames import Order, Unstarted
 from kqs.reasons import reason_of
 from kqs.supervisor import Supervisor
@@ -83,7 +84,7 @@ class Commands:
             job["KQS_JOB_PROGRESS"] = run.progress.decode(errors="replace")
         if run.batch:
             job["KQS_JOB_BATCH"] = run.batch.decode()
-        return Order(command.argv, command.folder, self._environ | job, command.output_bytes, command.limits, run.data)
+        return Order(command, self._environ | job, run.data)
 
     def close(self) -> None:
         """Let helper processes that are idle end, and start no more. Idempotent."""

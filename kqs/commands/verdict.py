@@ -10,7 +10,7 @@ import msgspec
 
 from kqs import verdicts
 from kqs.errors import CallError
-from kqs.handlers import Command
+from kqs.minding.command import Command
 from kqs.minding.frames import Ended, Unstarted
 from kqs.wire.steps import finish
 from kqs.wire.strict import checking_json

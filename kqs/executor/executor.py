@@ -18,8 +18,9 @@ from typing import Any, Self
 from kqs.commands import Commands
 from kqs.executor.outcomes import judge, judge_data, judge_result
 from kqs.executor.threads import Threads
-from kqs.handlers import Command, Handler, JobContext
+from kqs.handlers import Handler, JobContext
 from kqs.job import Run
+from kqs.minding.command import Command
 from kqs.outcome import Outcome
 from kqs.process import forks
 from kqs.supervisor import Supervisor

@@ -17,6 +17,7 @@ import struct
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from kqs.minding.command import Command
 from kqs.minding.limits import Limits
 
 #: the descriptor under which a keeper finds the socket to its server
@@ -48,13 +49,10 @@ class Kind(IntEnum):
 
 
 class Order(NamedTuple):
-    """A command to run. folder: where."""
+    """A command to run, and a job for it."""
 
-    argv: list[str]
-    folder: str
+    command: Command
     environ: dict[str, str]
-    output_bytes: int
-    limits: Limits
     data: bytes
 
 
@@ -93,9 +91,10 @@ def decode_order(body: bytes) -> Order:
     """Return what `encode_order` was given."""
     (length,) = _LENGTH.unpack_from(body)
     start = _LENGTH.size + length
-    values: list[Any] = json.loads(body[_LENGTH.size : start])
-    limits = Limits(*values.pop())
-    return Order._make([*values, limits, body[start:]])
+    said: list[Any]
+    said, environ = json.loads(body[_LENGTH.size : start])
+    command = Command._make(said)
+    return Order(command._replace(limits=Limits(*command.limits)), environ, body[start:])
 
 
 def encode_report(report: Ended | Unstarted) -> bytes:

@@ -51,8 +51,8 @@ def begin(order: Order, streams: tuple[int, ...]) -> int:
     """
     os.environ["PATH"] = order.environ.get("PATH", os.defpath)
     return os.posix_spawnp(
-        order.argv[0],
-        order.argv,
+        order.command.argv[0],
+        order.command.argv,
         order.environ,
         file_actions=[(os.POSIX_SPAWN_DUP2, stream, place) for place, stream in enumerate(streams)],
         setsid=True,
@@ -65,6 +65,7 @@ def become(order: Order, streams: tuple[int, int, int], fault: int) -> NoReturn:
 
     What keeps it from that is written to `fault`, which is closed without a word otherwise.
     """
+    command = order.command
     step = "session"
     try:
         os.setsid()
@@ -72,12 +73,12 @@ def become(order: Order, streams: tuple[int, int, int], fault: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
-        for name, value in order.limits._asdict().items():
+        for name, value in command.limits._asdict().items():
             if value:
                 step = name
                 _limit(name, value)
-        step = order.argv[0]
-        os.execvpe(order.argv[0], order.argv, order.environ)  # noqa: S606 - without a shell, as it should be
+        step = command.argv[0]
+        os.execvpe(command.argv[0], command.argv, order.environ)  # noqa: S606 - without a shell, as it should be
     except BaseException as error:
         why = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None) or 0
         os.write(fault, f"{why} {step}".encode(errors="replace"))

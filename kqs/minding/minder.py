@@ -165,6 +165,7 @@ class _Run:
 
     def __init__(self, order: Order, ear: Ear) -> None:
         self._order = order
+        self._command = order.command
         self._ear = ear
         self._data = memoryview(order.data)
         self._output = bytearray()
@@ -185,11 +186,11 @@ class _Run:
         pipes: list[tuple[int, int]] = []
         step = "descriptors"
         try:
-            for _ in range(3 + any(self._order.limits)):
+            for _ in range(3 + any(self._command.limits)):
                 pipes.append(os.pipe2(os.O_CLOEXEC))  # noqa: PERF401 - those that there are must be closed if one cannot be
-            step = f"folder {self._order.folder}"
-            os.chdir(self._order.folder)
-            step = self._order.argv[0]
+            step = f"folder {self._command.folder}"
+            os.chdir(self._command.folder)
+            step = self._command.argv[0]
             self._begin(pipes)
         except OSError as error:
             for number in (number for pipe in pipes for number in pipe):
@@ -209,7 +210,7 @@ class _Run:
 
     def _begin(self, pipes: list[tuple[int, int]]) -> None:
         streams = pipes[0][0], pipes[1][1], pipes[2][1]
-        if not any(self._order.limits):
+        if not any(self._command.limits):
             self._pid = launch.begin(self._order, streams)
             return
         self._fault, fault = pipes[3]
@@ -268,7 +269,7 @@ class _Run:
 
     def _receive_output(self, data: bytes) -> None:
         self._output += data
-        if len(self._output) > self._order.output_bytes:
+        if len(self._output) > self._command.output_bytes:
             self._output.clear()
             self._is_flooded = True
             self._close(self._stdout)

@@ -13,8 +13,8 @@ import pytest
 
 from kqs.commands.channel import Channel, MinderLostError
 from kqs.commands.minders import Minders
+from kqs.minding.command import Command
 from kqs.minding.frames import Ended, Order, Unstarted
-from kqs.minding.limits import Limits
 from tests.support.commands import alive, nap
 from tests.support.helper_processes import (  # noqa: F401 - fixtures of every test here
     WITHIN_S,
@@ -36,7 +36,7 @@ class Raised:
 
     def run(self, script: str, data: bytes = b"") -> asyncio.Task[Ended | Unstarted]:
         environ = {"PATH": os.environ["PATH"], "GIVEN": "\udcff"}
-        order = Order(["sh", "-c", script], str(self.folder), environ, 0, Limits(), data)
+        order = Order(Command(["sh", "-c", script], str(self.folder), output_bytes=0), environ, data)
         return asyncio.create_task(self.channel.run(order))
 
     async def read(self, name: str) -> bytes:

@@ -7,6 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kqs.minding.command import Command
 from kqs.minding.frames import (
     Ended,
     FrameReader,
@@ -25,7 +26,8 @@ NUMBERS = st.integers(0, 2**60)
 #: as file names have them, too
 WORDS = st.text() | st.binary().map(lambda name: name.decode(errors="surrogateescape"))
 LIMITS = st.builds(Limits, NUMBERS, NUMBERS, NUMBERS)
-ORDERS = st.builds(Order, st.lists(WORDS, min_size=1), WORDS, st.dictionaries(WORDS, WORDS), NUMBERS, LIMITS, st.binary())
+COMMANDS = st.builds(Command, st.lists(WORDS, min_size=1), WORDS, NUMBERS, LIMITS)
+ORDERS = st.builds(Order, COMMANDS, st.dictionaries(WORDS, WORDS), st.binary())
 REPORTS = st.builds(Ended, st.integers(-64, 255), st.booleans(), st.booleans(), st.binary(), st.binary()) | st.builds(
     Unstarted, st.integers(0, 200), st.text(st.characters(codec="utf-8"))
 )

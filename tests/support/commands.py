@@ -7,8 +7,9 @@ import secrets
 from pathlib import Path
 
 from kqs.executor import Executor
-from kqs.handlers import Command, Handler, JobContext, Registry
+from kqs.handlers import Handler, JobContext, Registry
 from kqs.job import Claim, Run
+from kqs.minding.command import Command
 from kqs.minding.limits import Limits
 from kqs.options import Options
 from kqs.outcome import Outcome

@@ -11,7 +11,8 @@ import kqs
 from kqs import handlers
 from kqs.config import CommandSection, Config
 from kqs.errors import ExitCode, StartupError
-from kqs.handlers import Command, Registry
+from kqs.handlers import Registry
+from kqs.minding.command import Command
 from kqs.minding.limits import Limits
 from kqs.modules import NEEDED, load_modules, with_commands
 

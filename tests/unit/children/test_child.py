@@ -160,7 +160,7 @@ async def test_its_environment_has_nothing_that_systemd_says_to_the_server(rig: 
     (order,) = (await rig.start()).orders
     assert "NOTIFY_SOCKET" not in order.environ
     assert order.environ["SHOP"] == "open"
-    assert (order.folder, order.data) == ("/srv", b"{}")
+    assert (order.command.folder, order.data) == ("/srv", b"{}")
     await rig.end(ended(0))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from kqs.commands import channel as channels
 from kqs.commands.channel import Channel, MinderLostError
+from kqs.minding.command import Command
 from kqs.minding.frames import (
     Ended,
     FrameReader,
@@ -20,10 +21,9 @@ from kqs.minding.frames import (
     encode_report,
     encoded,
 )
-from kqs.minding.limits import Limits
 from tests.support.supervising import StrictSupervisor
 
-ORDER = Order(["true"], "/", {}, 1, Limits(), b"null")
+ORDER = Order(Command(["true"], "/"), {}, b"null")
 REPORT = Ended(0, False, False, b"1", b"")
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from kqs import verdicts
 from kqs.commands.verdict import result_of
 from kqs.executor.outcomes import judge_result
-from kqs.handlers import Command
 from kqs.job import Claim, Run
+from kqs.minding.command import Command
 from kqs.minding.frames import Ended, Unstarted
 from kqs.minding.limits import Limits
 from kqs.outcome import Ok

@@ -21,8 +21,9 @@ import kqs.worker.worker
 from kqs.config import WorkerSection
 from kqs.errors import StartupError
 from kqs.executor import Executor
-from kqs.handlers import Command, JobContext, Registry
+from kqs.handlers import JobContext, Registry
 from kqs.job import Run
+from kqs.minding.command import Command
 from kqs.queue.gate import TUNE_EVERY
 from kqs.queue.leases import Lease
 from kqs.states import State
