@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kqs.job import Accepted, Report, Run, instant_of
 from kqs.states import ENDED, State
@@ -108,17 +108,22 @@ class Meter:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._types: OrderedDict[str, Metered] = OrderedDict()
-        #: since when it counts, monotonic
-        self.since = monotonic()
+        self._since = monotonic()
 
     @property
     def types(self) -> Collection[str]:
         """Return the types that something is known of."""
         return self._types.keys()
 
-    def of(self, type_: str) -> Metered | None:
-        """Return what is known of a type."""
-        return self._types.get(type_)
+    def shown(self, type_: str) -> dict[str, Any]:
+        """Return rates and times of a type, by the names under which they are shown to owners."""
+        found, now = self._types.get(type_) or Metered(), self._monotonic()
+        return {
+            "in_per_s": found.came.per_s(now, self._since),
+            "out_per_s": found.ended.per_s(now, self._since),
+            "wait_s": found.waited.quantiles(),
+            "run_s": found.ran.quantiles(),
+        }
 
     def stored(self, jobs: Sequence[Accepted]) -> None:
         """Take in new jobs that are stored, some of them with the end of their run."""

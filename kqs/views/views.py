@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from kqs.errors import CallError, StoreUnavailableError
 from kqs.job import JobRecord
 from kqs.parts import Parts
-from kqs.queue.meter import Meter
 from kqs.remote import Party
 from kqs.rpc.parameters import TypesQuery
 from kqs.states import State, waiting_count
@@ -164,12 +163,12 @@ class Views:
         return takers
 
     def _type(self, name: str, counts: dict[State, int], oldest_at: float | None, workers: list[str]) -> dict[str, Any]:
-        queue, meter = self._queue, self._queue.meter
+        queue = self._queue
         return {
             "type": name,
             "counts": {state.word: counts[state] for state in State if counts.get(state)},
             "oldest_s": None if oldest_at is None else round(max(0.0, queue.clock.now() - oldest_at), 3),
-            **_measured(meter, name, queue.clock.monotonic()),
+            **queue.meter.shown(name),
             "suspended_at": queue.admission.suspended.get(name),
             "limits": self._limits(name),
             **self._fan_out(name),
@@ -223,19 +222,6 @@ class Views:
             | {"done": None, "failed": None}
             for name, types in sorted(by_worker.items(), key=lambda row: row[0] or "")
         ]
-
-
-def _measured(meter: Meter, name: str, now: float) -> dict[str, Any]:
-    """Return rates and times of a type, None where nothing is known of it."""
-    found = meter.of(name)
-    if found is None:
-        return {"in_per_s": [0.0, 0.0, 0.0], "out_per_s": [0.0, 0.0, 0.0], "wait_s": None, "run_s": None}
-    return {
-        "in_per_s": found.came.per_s(now, meter.since),
-        "out_per_s": found.ended.per_s(now, meter.since),
-        "wait_s": found.waited.quantiles(),
-        "run_s": found.ran.quantiles(),
-    }
 
 
 def _party(party: Party) -> dict[str, Any]:

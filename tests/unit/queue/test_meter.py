@@ -26,11 +26,9 @@ def metered(clock: FakeClock) -> Meter:
     return Meter(clock.monotonic)
 
 
-def rates(metered: Meter, clock: FakeClock, which: str, type_: str = "mail") -> list[float]:
-    found = metered.of(type_)
-    assert found is not None
-    rate: Rate = getattr(found, which)
-    return rate.per_s(clock.monotonic(), metered.since)
+def rates(metered: Meter, which: str, type_: str = "mail") -> list[float]:
+    found: list[float] = metered.shown(type_)[f"{which}_per_s"]
+    return found
 
 
 def an_end(run: Run, took_s: float = 1.0, state: State = State.SUCCESS, **changes: Any) -> tuple[Run, Report]:
@@ -51,19 +49,25 @@ def test_a_steady_stream_is_told_as_what_it_is_from_its_beginning(metered: Meter
     for _ in range(1000):
         clock.advance(1)
         metered.stored([an_accepted(number) for number in range(5)])
-        assert all(4 <= rate <= 10 for rate in rates(metered, clock, "came"))
-    assert rates(metered, clock, "came") == [pytest.approx(5, rel=0.02)] * 3
+        assert all(4 <= rate <= 10 for rate in rates(metered, "in"))
+    assert rates(metered, "in") == [pytest.approx(5, rel=0.02)] * 3
 
 
 def test_what_came_long_ago_counts_no_more(metered: Meter, clock: FakeClock) -> None:
     clock.advance(1000)
     metered.stored([an_accepted(number) for number in range(600)])
-    assert rates(metered, clock, "came") == [pytest.approx(600 / window, rel=0.2) for window in (60, 300, 900)]
+    assert rates(metered, "in") == [pytest.approx(600 / window, rel=0.2) for window in (60, 300, 900)]
     for after_s, none in ((75, 1), (240, 2), (600, 3)):
         clock.advance(after_s)
-        told = rates(metered, clock, "came")
+        told = rates(metered, "in")
         assert told[:none] == [0.0] * none
         assert all(told[none:])
+
+
+def test_of_a_type_that_had_no_jobs_nothing_is_told(metered: Meter) -> None:
+    nothing = {"in_per_s": [0.0, 0.0, 0.0], "out_per_s": [0.0, 0.0, 0.0], "wait_s": None, "run_s": None}
+    assert metered.shown("mail") == nothing
+    assert not metered.types
 
 
 def test_a_rate_keeps_no_more_slots_than_it_needs() -> None:
@@ -106,15 +110,12 @@ def test_the_newest_times_count_most() -> None:
 def test_jobs_that_are_stored_with_their_end_come_and_end(metered: Meter, clock: FakeClock) -> None:
     clock.advance(100)
     metered.stored([ended_at_once(1, 0.2, 2.0), an_accepted(2), an_accepted(3, "video")])
-    assert rates(metered, clock, "came")[0] == pytest.approx(2 / 60, rel=0.2)
-    assert rates(metered, clock, "ended")[0] == pytest.approx(1 / 60, rel=0.2)
-    assert rates(metered, clock, "ended", "video")[0] == 0
-    found = metered.of("mail")
-    assert found is not None
-    assert found.ran.quantiles() == {"p50": 2.05, "p95": 2.05, "p99": 2.05}
-    waited = found.waited.quantiles()
-    assert waited is not None
-    assert waited["p50"] == pytest.approx(0.2, rel=0.2)
+    assert rates(metered, "in")[0] == pytest.approx(2 / 60, rel=0.2)
+    assert rates(metered, "out")[0] == pytest.approx(1 / 60, rel=0.2)
+    assert rates(metered, "out", "video")[0] == 0
+    found = metered.shown("mail")
+    assert found["run_s"] == {"p50": 2.05, "p95": 2.05, "p99": 2.05}
+    assert found["wait_s"]["p50"] == pytest.approx(0.2, rel=0.2)
 
 
 def test_reports_end_jobs_or_not_and_time_runs_that_began(metered: Meter, clock: FakeClock) -> None:
@@ -128,20 +129,16 @@ def test_reports_end_jobs_or_not_and_time_runs_that_began(metered: Meter, clock:
             an_end(replace(a_run(4), waited_as=State.DELAYED), 1.0, State.FAIL),
         ]
     )
-    found = metered.of("mail")
-    assert found is not None
-    assert rates(metered, clock, "ended")[0] == pytest.approx(2 / 60, rel=0.2)
+    found = metered._types["mail"]
+    assert rates(metered, "out")[0] == pytest.approx(2 / 60, rel=0.2)
     assert (found.ran._count, found.waited._count) == (3, 1)
-    waited = found.waited.quantiles()
-    assert waited is not None
-    assert waited["p50"] == pytest.approx(max(0.001, NOW - instant_of(ORDER + 1)), rel=0.2)
+    assert metered.shown("mail")["wait_s"]["p50"] == pytest.approx(max(0.001, NOW - instant_of(ORDER + 1)), rel=0.2)
 
 
 def test_large_batches_are_timed_by_sample_and_counted_whole(metered: Meter, clock: FakeClock) -> None:
     clock.advance(100)
     metered.reported([an_end(a_run(number)) for number in range(5000)])
-    found = metered.of("mail")
-    assert found is not None
+    found = metered._types["mail"]
     assert 0 < found.ran._count <= meter.SAMPLES
     assert sum(found.ended._counts.values()) == 5000
 
