@@ -158,7 +158,7 @@ class Limiting:
 
 
 def _limit_of(section: TakingSection) -> Limit:
-    return Limit(section.concurrency, section.max_running, section.rate, section.per_s)
+    return Limit(*(getattr(section, name) for name in Limit._fields))
 
 
 def _decoded(type_: str, said: bytes) -> Said:

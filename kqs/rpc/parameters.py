@@ -153,15 +153,17 @@ class LimitQuery(Parameters, frozen=True, kw_only=True):
     @property
     def named(self) -> dict[str, Any]:
         """Return the limits that were given, null ones too."""
-        limits = {name: getattr(self, name) for name in ("concurrency", "max_running", "rate", "per_s")}
-        return {name: limit for name, limit in limits.items() if limit is not UNSET}
+        return {name: limit for name in _LIMITS if (limit := getattr(self, name)) is not UNSET}
 
     def check(self) -> None:
         """See Parameters."""
         if self.reset and self.named:
             raise ValueError("reset takes back what was said, so no limit goes beside it")
         if not self.reset and not self.named:
-            raise ValueError("names no limit: concurrency, max_running, rate, per_s, or reset")
+            raise ValueError(f"names no limit: {', '.join(_LIMITS)}, or reset")
+
+
+_LIMITS = [name for name in LimitQuery.__struct_fields__ if name not in ("type", "reset")]
 
 
 class ConfigureQuery(Parameters, frozen=True, kw_only=True):
