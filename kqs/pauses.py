@@ -8,6 +8,9 @@ import random
 #: which it is noticed late at most that it is back
 STORE_FIRST_S = 0.05
 STORE_LONGEST_S = 5.0
+#: between two tries to connect to a server of KQS, in s: the first wait, which doubles, and the longest
+SERVER_FIRST_S = 0.05
+SERVER_LONGEST_S = 5.0
 
 
 class Pauses:

@@ -24,11 +24,11 @@ import msgspec
 
 from kqs.client.address import Address
 from kqs.client.errors import CallTimeoutError, ConnectionLostError, UnreachableError
-from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, AnyLink, OpenLink, why_unreachable
+from kqs.client.link import AnyLink, OpenLink, why_unreachable
 from kqs.client.standing import StandingCall
 from kqs.client.values import check_seconds, encode
 from kqs.errors import CallError, KqsError
-from kqs.pauses import Pauses
+from kqs.pauses import SERVER_FIRST_S, SERVER_LONGEST_S, Pauses
 from kqs.process import forks
 from kqs.supervisor import HEAR_S
 from kqs.tasks import spawn
@@ -92,7 +92,7 @@ class InFlight:
         self._retrying: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._pauses = Pauses(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
+        self._pauses = Pauses(SERVER_FIRST_S, SERVER_LONGEST_S)
         self._is_open = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()

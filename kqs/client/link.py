@@ -15,9 +15,6 @@ from kqs.process import forks
 from kqs.reasons import reason_of
 from kqs.wire.calling import Answer, AnswerReader
 
-#: between two tries to connect, in s: the first wait, which doubles, and the longest
-FIRST_BACKOFF_S = 0.05
-LONGEST_BACKOFF_S = 5.0
 #: how long the other side may take to read what is left, in s
 _CLOSE_S = 1.0
 

@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kqs.client import Address
-from kqs.client.link import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Link, why_unreachable
+from kqs.client.link import Link, why_unreachable
 from kqs.errors import CallError
 from kqs.log import get_logger
-from kqs.pauses import Pauses
+from kqs.pauses import SERVER_FIRST_S, SERVER_LONGEST_S, Pauses
 from kqs.process.threads import addresses_of
 from kqs.supervisor import Supervisor
 from kqs.trouble import Trouble
@@ -123,7 +123,7 @@ class Line:
             answered(members, answer)
 
     async def _keep(self) -> None:
-        pauses = Pauses(FIRST_BACKOFF_S, LONGEST_BACKOFF_S)
+        pauses = Pauses(SERVER_FIRST_S, SERVER_LONGEST_S)
         while True:
             try:
                 link = await self._connect()
