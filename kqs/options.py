@@ -177,6 +177,11 @@ class OwnFields(TypedDict, total=False):
     batch: str
 
 
+def prio_number(prio: int | str) -> int:
+    """Return the number of a priority that may have been named."""
+    return PRIORITIES[prio] if isinstance(prio, str) else prio
+
+
 def unique_key(job: Job) -> str | None:
     """Return the key of which no second job of its type may wait; None: it has none."""
     return job.unique if isinstance(job, JobFields) else None
@@ -358,8 +363,8 @@ def _merge(base: Options, changes: Mapping[str, Any]) -> Options:
     kept = {name: value for name, value in changes.items() if value is not None and value is not UNSET}
     if not kept:
         return base
-    if isinstance(kept.get("prio"), str):
-        kept["prio"] = PRIORITIES[kept["prio"]]
+    if "prio" in kept:
+        kept["prio"] = prio_number(kept["prio"])
     return msgspec.structs.replace(base, **kept)
 
 
@@ -381,6 +386,7 @@ __all__ = [
     "is_told",
     "is_type",
     "own_options",
+    "prio_number",
     "schema_of",
     "unique_key",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from msgspec import UNSET
 
 from kqs.job import MAX_ERROR_CHARS, Accepted, JobRecord, Report, Rescheduled, Returned, Run, RunRecord
-from kqs.options import PRIORITIES, Job, JobFields, Options, PlainJob, own_options
+from kqs.options import Job, Options, PlainJob, own_options, prio_number
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.queue.admission import may_run
 from kqs.queue.retry import ghost_delay_s, may_ghost, may_retry, retry_delay_s
@@ -84,7 +84,7 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s
         job_id,
         job.id is not None,
         job.type,
-        _prio(job, defaults),
+        defaults.prio if job.prio is None else prio_number(job.prio),
         due_at if due_at > at else 0.0,
         at + expire if expire is not None else None,
         bytes(job.data),
@@ -94,12 +94,6 @@ def accept(job: Job, order: int, job_id: str, defaults: Options, at: float, at_s
         group=job.group,
         tick=None if job.tick is UNSET else job.tick,
     )
-
-
-def _prio(job: JobFields, defaults: Options) -> int:
-    if job.prio is None:
-        return defaults.prio
-    return PRIORITIES[job.prio] if isinstance(job.prio, str) else job.prio
 
 
 def rescheduled(record: JobRecord, options: Options, now: float) -> Rescheduled | None:

@@ -16,7 +16,7 @@ from kqs.errors import CallError
 from kqs.executor.outcomes import MAX_RESULT_BYTES
 from kqs.job import MAX_PROGRESS_BYTES, NO_PROGRESS, Returned
 from kqs.made.values import MAX_LEVELS
-from kqs.options import PRIORITIES, OptionFields, expected, is_option
+from kqs.options import OptionFields, expected, is_option, prio_number
 from kqs.outcome import Again, Failed, Ok, Outcome
 from kqs.rpc.parsing import argument_of
 from kqs.verdicts import MAX_DELAY_S
@@ -233,7 +233,7 @@ def end_of(one: Release) -> Returned | None:
     """Return what a release means; None: the run never began."""
     if not one.begun:
         return None
-    prio = PRIORITIES[one.prio] if isinstance(one.prio, str) else one.prio
+    prio = None if one.prio is None else prio_number(one.prio)
     return Returned(one.delay or 0.0, prio)
 
 
