@@ -179,7 +179,7 @@ class Desk:
         """Take in that whoever had a run that was lost is done with it; False: nothing waits for that."""
         return self._source.left_by(named.claim)
 
-    def tell_lost(self, worker: str, runs: Sequence[OpenRun]) -> None:
+    def lose_worker(self, worker: str, runs: Sequence[OpenRun]) -> None:
         """Tell whoever listens that a worker is gone that had these runs."""
         self._source.lose_worker(worker, [run.run for run in runs])
 

@@ -243,7 +243,7 @@ class Party:
         self.end_orders()
         runs, lost = list(self._runs.values()), 0
         if runs:
-            self._desk.tell_lost(self.worker, runs)
+            self._desk.lose_worker(self.worker, runs)
         for run in runs:
             if run.run.held:
                 self._desk.let_go(run)
