@@ -16,6 +16,7 @@ from kqs.errors import (
     StoreUnavailableError,
 )
 from kqs.ids import Ids
+from kqs.journal import Recovery
 from kqs.startup import Startup
 from kqs.store.base import StoreInfo
 from tests.support.clock import FakeClock
@@ -35,6 +36,7 @@ class Start:
         is_shared: bool = True,
         is_cut: bool = False,
         is_as_stopped: bool = True,
+        is_renewed: bool = False,
         skips: bool | JournalError = True,
     ) -> None:
         self.troubles = list(troubles)
@@ -44,19 +46,21 @@ class Start:
         self.feeder = SimpleNamespace(trouble=None, fed_seq=None, start=self._start_feeder, wait_for_store=self._wait_for_store)
         self.ids = Ids("0000beef", last_order=5)
         self._info = StoreInfo(epoch=3, fed_seq=fed_seq, last_order=9)
-        recovery: Any = SimpleNamespace(
+        recovery = Recovery(
             journal_id="ab" * 16,
             node="0000beef",
-            checkpoint_seq=4,
             next_seq=10,
+            last_order=0,
+            checkpoint_seq=4,
             is_cut=is_cut,
             is_as_stopped=is_as_stopped,
+            is_renewed=is_renewed,
         )
         queue: Any = SimpleNamespace(start=self._start_queue, clock=FakeClock())
         store: Any = SimpleNamespace(open=self._open, is_shared=is_shared)
         parts = parts_of(
             queue,
-            journal=SimpleNamespace(skip_to=self._skip_to),
+            journal=SimpleNamespace(skip_to=self._skip_to, settle_renewal=self._settle_renewal),
             feeder=self.feeder,
             worker=SimpleNamespace(start=self._start_worker),
             desk=SimpleNamespace(start=lambda _store_id: None),
@@ -65,8 +69,12 @@ class Start:
         )
         self.skipped_to = 0
         self._skips = skips
+        self.is_settled = False
         self.supervisor = StrictSupervisor()
         self.startup = Startup(store, recovery, parts, self.supervisor)
+
+    async def _settle_renewal(self) -> None:
+        self.is_settled = True
 
     def _skip_to(self, seq: int) -> bool:
         self.skipped_to = seq
@@ -212,3 +220,18 @@ async def test_numbers_that_cannot_be_skipped_end_the_start(skips: bool | Journa
     with pytest.raises(StartupError) as caught:
         await Start(fed_seq=11, is_cut=True, skips=skips).startup.start()
     assert caught.value.exit_code is code
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_a_store_goes_on_with_a_new_journal_that_takes_the_place_of_its_own(is_shared: bool) -> None:
+    start = Start(fed_seq=17, is_shared=is_shared, is_renewed=True)
+    await start.startup.start()
+    assert (start.skipped_to, start.is_settled) == (17, True)
+    await start.startup.stop()
+
+
+async def test_a_new_journal_is_not_known_before_it_goes_on_behind_what_the_store_has() -> None:
+    start = Start(fed_seq=17, is_renewed=True, skips=JournalError("the disk refuses"))
+    with pytest.raises(StartupError, match="the disk refuses"):
+        await start.startup.start()
+    assert not start.is_settled
