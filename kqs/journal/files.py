@@ -34,6 +34,10 @@ class Files(Protocol):
         """Make `path` (0700) if it is missing and flush its parent. Raises JournalError if it is not ours alone."""
         ...
 
+    def list_others(self, path: Path) -> list[str]:
+        """Return the names of whatever is no regular file in a directory: links, folders, pipes; sorted."""
+        ...
+
     def list(self, path: Path) -> list[str]:
         """Return the names of the regular files in a directory, sorted."""
         ...
@@ -136,6 +140,11 @@ class OsFiles:
             raise JournalError(f"{path} belongs to uid {found.st_uid}, not to {os.geteuid()}")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise JournalError(f"{path} is writable by others (mode {stat.S_IMODE(found.st_mode):o}); use 0700")
+
+    def list_others(self, path: Path) -> list[str]:
+        """See Files."""
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
 
     def list(self, path: Path) -> list[str]:
         """See Files."""

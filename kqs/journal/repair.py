@@ -32,17 +32,27 @@ from kqs.journal.lost import Loss, LostJobs, lost_jobs
 from kqs.journal.names import put_names_right
 from kqs.journal.reader import Frame, Gap, find_frame, walk, written_end
 from kqs.journal.recovery import absent
-from kqs.journal.segment import SEGMENT_MARK, corrupt, create_segment, read_header, segment_name, segment_number
+from kqs.journal.segment import (
+    SEGMENT_MARK,
+    corrupt,
+    create_segment,
+    read_header,
+    see_to_files,
+    segment_name,
+    segment_number,
+)
 from kqs.journal.survey import Report, segment_names, verify
 
 
 def repair(directory: Path, files: Files | None = None) -> Report:
     """Make a damaged journal one that a server starts with, and say what is lost.
 
-    Raises: JournalError: there is none. JournalLockedError: a server is running. JournalVersionError. JournalCorruptError:
-        there is nothing to salvage from. OSError. Whatever is raised, every intact batch still stands where it stood.
+    Raises: JournalError: there is none, or something in it is no file. JournalLockedError: a server is running.
+        JournalVersionError. JournalCorruptError: there is nothing to salvage from. OSError.
+    Whatever is raised, every intact batch still stands where it stood.
     """
     files = files or OsFiles()
+    see_to_files(files, directory)
     if not any(SEGMENT_MARK in name or name == checkpoint.NAME for name in files.list(directory)):
         raise absent(directory)
     lock = JournalLock(files, directory)

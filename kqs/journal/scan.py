@@ -26,7 +26,7 @@ from kqs.journal.format import (
     mended_header,
 )
 from kqs.journal.reader import Frame, Gap, find_frame, walk, written_end
-from kqs.journal.segment import Segment, corrupt, read_header, segment_name, segment_number
+from kqs.journal.segment import Segment, corrupt, read_header, see_to_files, segment_name, segment_number
 
 #: as one was read, or why it was not
 _Header = SegmentHeader | JournalCorruptError
@@ -69,8 +69,9 @@ def scan(files: Files, directory: Path, *, everything: bool = False) -> Found:
     """Read and check every segment and the checkpoint; change nothing.
 
     everything: what the store has is needed too.
-    Raises: JournalCorruptError: "file:offset reason". JournalVersionError. OSError.
+    Raises: JournalCorruptError: "file:offset reason". JournalVersionError. JournalError: something there is no file. OSError.
     """
+    see_to_files(files, directory)
     return _Scan(files, directory, everything=everything).found()
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from kqs.errors import JournalCorruptError, JournalVersionError
+from kqs.errors import JournalCorruptError, JournalError, JournalVersionError
+from kqs.journal import checkpoint
 from kqs.journal.files import Files, read_all, write_all
 from kqs.journal.format import (
     HEADER_BYTES,
@@ -50,6 +51,17 @@ def segment_number(name: str) -> int | None:
 def is_leftover(name: str) -> bool:
     """Tell whether a file was being written aside when the server died."""
     return bool(_LEFTOVER.match(name))
+
+
+def see_to_files(files: Files, directory: Path) -> None:
+    """See to it that what has the name of a segment or of the checkpoint is a file.
+
+    Else it would pass for one that is missing: at the journal's end for nothing at all, and what was answered would be lost.
+    Raises: JournalError: it is a link, a folder or the like, which somebody has put there and knows how to take away.
+    """
+    for name in files.list_others(directory):
+        if segment_number(name) is not None or name == checkpoint.NAME:
+            raise JournalError(f"{directory / name} is no regular file: put the journal's own file back in its place")
 
 
 def corrupt(directory: Path, name: str, offset: int, reason: str) -> JournalCorruptError:

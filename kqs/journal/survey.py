@@ -18,7 +18,7 @@ from kqs.journal.names import STRAY
 from kqs.journal.reader import Frame, Gap, walk, written_end
 from kqs.journal.recovery import TORN, kept_aside
 from kqs.journal.scan import scan
-from kqs.journal.segment import read_header, segment_name, segment_number
+from kqs.journal.segment import read_header, see_to_files, segment_name, segment_number
 
 
 class Report(msgspec.Struct):
@@ -50,7 +50,7 @@ class Report(msgspec.Struct):
 
 
 def verify(directory: Path, files: Files | None = None) -> Report:
-    """Check every byte of a journal, change nothing. Raises: JournalVersionError, OSError."""
+    """Check every byte of a journal, change nothing. Raises: JournalVersionError, JournalError, OSError."""
     files = files or OsFiles()
     report = Report(kept_aside=kept_aside(files, directory, TORN, ".damaged", STRAY))
     try:
@@ -90,7 +90,8 @@ def dump(directory: Path, files: Files | None = None) -> Iterator[str]:
 
 
 def segment_names(files: Files, directory: Path) -> list[str]:
-    """Return the names of the segments in a directory, in order."""
+    """Return the names of the segments in a directory, in order. Raises: JournalError: one of them is no file. OSError."""
+    see_to_files(files, directory)
     return [name for name in files.list(directory) if segment_number(name) is not None]
 
 

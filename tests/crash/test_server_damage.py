@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -166,3 +167,41 @@ def test_segments_out_of_order_are_named_and_put_right_and_every_job_runs_once(w
         until(server, jobs_success=JOBS)
         assert server.stop() == 0
     assert sorted((tmp_path / "runs.log").read_text().split(), key=int) == [str(n) for n in range(JOBS)]
+
+
+def put_a_link(path: Path) -> None:
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.parent.parent / path.name)
+
+
+def put_a_folder(path: Path) -> None:
+    path.rename(path.parent.parent / path.name)
+    path.mkdir()
+
+
+def put_a_pipe(path: Path) -> None:
+    path.rename(path.parent.parent / path.name)
+    os.mkfifo(path)
+
+
+def put_back(path: Path) -> None:
+    path.rmdir() if path.is_dir() else path.unlink()
+    (path.parent.parent / path.name).rename(path)
+
+
+@pytest.mark.parametrize("put", [put_a_link, put_a_folder, put_a_pipe])
+@pytest.mark.parametrize("is_segment", [True, False], ids=["the last segment", "the checkpoint"])
+def test_what_is_no_file_in_a_file_s_place_is_named_and_loses_nothing(
+    tmp_path: Path, put: Callable[[Path], None], is_segment: bool
+) -> None:
+    run_jobs(tmp_path, signal.SIGKILL, is_quiet=True)
+    place = last_segment(tmp_path) if is_segment else tmp_path / "journal" / "checkpoint"
+    put(place)
+    for command in (["serve"], ["journal", "verify", "journal"], ["journal", "repair", "journal"]):
+        refused = kqs(tmp_path, *command)
+        said = [line for line in refused.stderr.splitlines() if line.startswith("kqs: ")]
+        assert (refused.returncode, len(said)) == (74, 1)
+        assert said[0].endswith(f"journal/{place.name} is no regular file: put the journal's own file back in its place")
+    put_back(place)
+    assert kqs(tmp_path, "journal", "verify", "journal").returncode == 0
+    new_job_runs(tmp_path)

@@ -60,6 +60,9 @@ class MemoryFiles:
     def make_dir(self, path: Path) -> None:
         self.folders.setdefault(path, next(self._ids))
 
+    def list_others(self, path: Path) -> list[str]:
+        return []
+
     def list(self, path: Path) -> list[str]:
         return sorted(name.name for name in self.names if name.parent == path)
 
