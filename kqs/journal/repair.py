@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kqs.errors import JournalCorruptError
 from kqs.journal import checkpoint
-from kqs.journal.checkpoint import load_checkpoint, write_checkpoint
+from kqs.journal.checkpoint import load_checkpoint
 from kqs.journal.files import Files, OsFiles, opened, read_all, write_all, write_whole
 from kqs.journal.format import (
     FRAME_BYTES,
@@ -136,8 +136,7 @@ class _Mender:
         if seq is None:
             return
         if first.first_seq > seq:
-            self.lost.append(Loss(seq, first.first_seq))
-            write_checkpoint(self._files, self._directory, last.journal_id, first.first_seq)
+            self._fill_before(first, seq)
         end, end_seq = self._intact_end(last, None)
         if end_seq < seq:
             self._void(last, end, end + FRAME_BYTES, end_seq, seq, cut=True)
@@ -201,6 +200,33 @@ class _Mender:
             previous_id, previous_end = id_, HEADER_BYTES
         if seq < after.first_seq:
             self.lost.append(Loss(seq, after.first_seq))
+
+    def _fill_before(self, first: SegmentHeader, seq: int) -> None:
+        """Put segments of lost records from `seq` on before the first; the checkpoint stays, for the store has no more."""
+        size = first.previous_end - HEADER_BYTES
+        has_room = size >= FRAME_BYTES
+        if first.number < (2 if has_room else 3):
+            reason = f"records {seq} .. {first.first_seq - 1} have no place"
+            raise corrupt(self._directory, segment_name(first.number), 0, reason)
+        if not has_room:  # the one before it was empty, so they stood in the one before that
+            empty = first._replace(
+                number=first.number - 1,
+                id=first.previous_id,
+                previous_id=secrets.token_bytes(16),
+                previous_end=HEADER_BYTES + FRAME_BYTES,
+            )
+            self._put_before(empty, b"")
+            first, size = empty, FRAME_BYTES
+        frame = encode_void(seq, first.first_seq, size, salt_of(first.previous_id))
+        header = SegmentHeader(
+            first.number - 1, first.previous_id, first.journal_id, first.node, seq, secrets.token_bytes(16), HEADER_BYTES
+        )
+        self._put_before(header, frame)
+        self.lost.append(Loss(seq, first.first_seq))
+
+    def _put_before(self, header: SegmentHeader, frame: bytes | bytearray) -> None:
+        self._files.close(create_segment(self._files, self._directory, header, 0, frame))
+        self._headers.insert(0, header)
 
     def _intact_end(self, header: SegmentHeader, before_seq: int | None) -> tuple[int, int]:
         """Return (offset, seq) after the last intact frame of a segment, of those that end at or below `before_seq`."""

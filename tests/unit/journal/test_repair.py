@@ -6,7 +6,7 @@ import pytest
 
 from kqs.errors import JournalCorruptError, JournalError, JournalLockedError
 from kqs.journal import checkpoint, claims_record
-from kqs.journal.checkpoint import encode_checkpoint, load_checkpoint
+from kqs.journal.checkpoint import encode_checkpoint
 from kqs.journal.format import FRAME_BYTES, HEADER_BYTES, RECORD_BYTES, encode_header
 from kqs.journal.repair import repair
 from kqs.journal.scan import scan
@@ -210,8 +210,29 @@ async def test_records_before_the_checkpoint_need_not_be_there_but_those_after_a
     disk = await a_disk()
     disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 2))
     disk.unlink(segment(1))
-    assert repair(DIR, disk).lost == [(2, 3)]
-    assert load_checkpoint(disk, DIR, scan(disk, DIR).segments[0].header.journal_id) == 3
+    report = repair(DIR, disk)
+    assert (report.lost, report.problems) == ([(2, 3)], [])
+    assert salvaged(disk) == [3, 4, 5, 6, 7, 8]
+    found = scan(disk, DIR)
+    # no further than the store is, which would pass for older than its journal
+    assert (found.segments[0].header.first_seq, found.checkpoint_seq, found.harmless) == (2, 2, [])
+
+
+async def test_a_repair_that_makes_up_for_the_first_segments_goes_on_where_it_was_cut_off() -> None:
+    disk = await a_disk_with(["0"], ["1"])
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 0))
+    for _ in range(2):  # each start writes the last batch once more, so the second segment is left empty
+        journal = a_journal(disk)
+        await journal.start()
+        await journal.stop()
+    disk.unlink(segment(1))
+    disk.unlink(segment(2))
+    assert repair(DIR, disk).lost == [(0, 1)]
+    disk.unlink(segment(1))
+    assert repair(DIR, disk).lost == [(0, 1)]
+    found = scan(disk, DIR)
+    assert ([one.header.first_seq for one in found.segments], found.checkpoint_seq) == ([0, 1, 1], 0)
+    assert salvaged(disk) == [1]
 
 
 async def test_a_journal_that_ends_before_its_checkpoint_is_filled_up() -> None:
