@@ -140,7 +140,10 @@ class Journal:
         if self._torn_files:
             _log.info("torn tails are kept", files=self._torn_names(), bytes=self._torn_bytes())
         for damage in found.harmless:
-            _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
+            if damage == found.lost_end:
+                _log.error("the journal has lost its end, which the store has", damage=damage)
+            else:
+                _log.warning("journal is damaged, and nothing is lost by it", damage=damage)
         return Recovery(
             segment.header.journal_id.hex(),
             segment.header.node.hex(),

@@ -44,7 +44,8 @@ class Found(NamedTuple):
     """segments: oldest first. last_frame: the last intact frame of the last one; whether it was flushed is not known.
 
     harmless: damage to what the store has, one sentence each. end_seq: after the last record that stands here. next_seq: a new
-    record may get no lower one, since the store may have one of that number already.
+    record may get no lower one, since the store may have one of that number already. lost_end: the one of `harmless` that tells
+    that the journal ends too soon: whether anything stood behind what the store has, nobody can tell.
     """
 
     segments: list[Segment]
@@ -54,6 +55,7 @@ class Found(NamedTuple):
     harmless: list[str]
     end_seq: int
     next_seq: int
+    lost_end: str | None = None
 
 
 class _Last(NamedTuple):
@@ -85,6 +87,7 @@ class _Scan:
         self._checkpoint = checkpoint.read_checkpoint(files, directory)
         self._stored_seq = 0 if everything or self._checkpoint is None else self._checkpoint.seq
         self._harmless: list[str] = []
+        self._lost_end: str | None = None
 
     def found(self) -> Found:
         """See `scan`."""
@@ -106,7 +109,8 @@ class _Scan:
         segments = [*self._older(headers[:first], needed[0]), *segments, last.segment]
         checkpoint_seq = self._checkpoint_in(segments)
         next_seq = max(last.end_seq, checkpoint_seq or 0)
-        return Found(segments, checkpoint_seq, last.frame, last.torn or torn, self._harmless, last.segment.end_seq, next_seq)
+        end_seq = last.segment.end_seq
+        return Found(segments, checkpoint_seq, last.frame, last.torn or torn, self._harmless, end_seq, next_seq, self._lost_end)
 
     def _nothing(self, torn: TornTail | None) -> Found:
         if checkpoint.NAME in self._names:
@@ -267,9 +271,11 @@ class _Scan:
             reason = f"it begins at record {first.header.first_seq}, but the checkpoint is {seq}"
             raise corrupt(self._directory, first.name, 0, reason)
         if last.end_seq < seq:
-            self._harmless.append(
-                f"{self._directory} ends at record {last.end_seq} before the checkpoint {seq}; the store has what is missing"
+            self._lost_end = (
+                f"{self._directory} ends at record {last.end_seq} before the checkpoint {seq}; the store has what is missing "
+                "up to there, and whether more stood behind it cannot be told"
             )
+            self._harmless.append(self._lost_end)
         return seq
 
 
