@@ -261,6 +261,25 @@ async def test_what_is_no_database_is_refused_and_left_alone(path: Path, make_st
     assert content(path) == b"not a database, surely" * 1000
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/nowhere/store.sqlite")])
+async def test_what_cannot_be_opened_is_named(
+    path: Path, make_store: Callable[[], SqliteStore], make: Callable[[Path], None]
+) -> None:
+    make(path)
+    with pytest.raises(StoreUnavailableError, match=str(path)):
+        await make_store().open(JOURNAL, NODE)
+
+
+@pytest.mark.parametrize("page", [0, 2])
+async def test_what_is_damaged_is_named(
+    store: SqliteStore, path: Path, make_store: Callable[[], SqliteStore], page: int
+) -> None:
+    await store.close()
+    write(path, content(path)[: page * 4096] + b"\xaa" * 4096 + content(path)[(page + 1) * 4096 :])
+    with pytest.raises(StoreCorruptError, match=str(path)):
+        await make_store().open(JOURNAL, NODE)
+
+
 async def test_other_peoples_database_is_refused(path: Path, make_store: Callable[[], SqliteStore]) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("create table t (x)")

@@ -80,6 +80,34 @@ def _create_private(path: Path, content: bytes) -> None:
             file.write(content)
 
 
+def see_to_wal(path: Path) -> None:
+    """See to it that SQLite will find what was committed last, where it was not copied into the file.
+
+    It deletes the WAL of a file that is empty, and looks for that of a link where the link leads.
+    Raises: StoreCorruptError: it would not; nothing was changed. OSError.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    if not _size_bytes(wal):
+        return
+    if not _size_bytes(path):
+        raise StoreCorruptError(
+            f"the store's file {path} is missing or empty, but {wal} has what it was to hold: "
+            "put the file back, or restore journal and store together"
+        )
+    if path.is_symlink():
+        raise StoreCorruptError(
+            f"the store's file {path} is a symbolic link, but {wal} stands here: "
+            "move that beside the file that the link leads to, under its name"
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def fitting_bulk_bytes(path: Path, bulk_bytes: int) -> int:
     """Return above how many bytes payloads live apart, on this disk. Raises: OSError."""
     return min(bulk_bytes, _SMALL_DISK_BULK_BYTES) if _disk_bytes(path) < _SMALL_DISK_BYTES else bulk_bytes

@@ -149,6 +149,7 @@ class Session:
     def open(self, journal_id: str, node: str) -> schema.Meta:
         """Open or create the store and begin a new epoch. Raises: as `Store.open`."""
         content = schema.blank() if self._is_passing else b""
+        connection.see_to_wal(self._path)
         self._db = connection.connect(self._path, self._cache_bytes, content)
         self.bulk_bytes = connection.fitting_bulk_bytes(self._path, self.bulk_bytes)
         self._wal_pages = connection.wal_copied_at(self._db)

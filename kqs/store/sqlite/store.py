@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kqs.clock import Clock
 from kqs.config import StoreSection
-from kqs.errors import StoreUnavailableError
+from kqs.errors import StoreError, StoreUnavailableError
 from kqs.filter import Filter
 from kqs.job import Accepted, Claim, Entry, JobRecord, Progress, Report, Rescheduled, Run, Tally
 from kqs.states import State
@@ -96,8 +96,16 @@ class SqliteStore:
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
-        meta = await self._runner.start(lambda session: session.open(journal_id, node))
+        try:
+            meta = await self._runner.start(lambda session: session.open(journal_id, node))
+        except StoreError as error:
+            raise self._named(error) from error
         return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order, store_id=journal_id)
+
+    def _named(self, error: StoreError) -> StoreError:
+        """Return the error with the name of the file, which SQLite does not say."""
+        said = str(error)
+        return error if str(self._path) in said else type(error)(f"{said}: {self._path}")
 
     async def close(self) -> None:
         """See Store.close."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kqs.errors import StoreCorruptError
 from kqs.states import State
 from kqs.store.sqlite import insert, records, retention
 from kqs.store.sqlite.session import Session
@@ -38,6 +41,49 @@ def test_an_opening_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeyp
     assert (session.fed_seq, session.last_order) == (7, ORDER + 2)
     assert records.counts(session) == {"mail": {State.NEW: 3}}
     session.commit()
+    session.close()
+
+
+def as_killed(folder: Path) -> tuple[Path, Path]:
+    """Return a store's file, and the WAL that has all of it but its tables."""
+    with a_session(folder) as session:
+        insert.insert(session, [an_accepted(1)], 7, "w", NOW)
+        session.commit()
+        for name in ("s", "s-wal"):
+            shutil.copy(folder / name, folder / f"kept-{name}")
+        session.begin(durable=False)
+    for name in ("s", "s-wal"):
+        (folder / f"kept-{name}").rename(folder / name)
+    return folder / "s", folder / "s-wal"
+
+
+def move_away(path: Path) -> None:
+    path.rename(path.with_name("away"))
+
+
+def move_and_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    path.rename(path.parent / "elsewhere" / path.name)
+    path.symlink_to(path.parent / "elsewhere" / path.name)
+
+
+def empty(path: Path) -> None:
+    shutil.copy(path, path.with_name("away"))
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("lose", [move_away, move_and_link, empty])
+def test_a_wal_that_sqlite_would_pass_over_stays_until_its_file_is_back(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+    path, wal = as_killed(tmp_path)
+    content = wal.read_bytes()
+    lose(path)
+    with pytest.raises(StoreCorruptError, match="s-wal"):
+        opened(tmp_path)
+    assert wal.read_bytes() == content
+    kept = tmp_path / "away" if (tmp_path / "away").exists() else tmp_path / "elsewhere" / "s"
+    kept.replace(path)
+    session = opened(tmp_path)
+    assert session.fed_seq == 7
     session.close()
 
 
