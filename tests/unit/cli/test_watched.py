@@ -6,6 +6,7 @@ import pytest
 
 from kqs.cli import watched
 from kqs.cli.watched import WatchedFiles
+from kqs.errors import JournalError
 from kqs.journal import Files, OsFiles
 from kqs.journal.repair import repair
 from kqs.journal.survey import Report, verify
@@ -48,12 +49,12 @@ def a_link_to_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [a_link_to_nothing, os.mkfifo, Path.mkdir])
 @pytest.mark.parametrize("work", [verify, repair])
-def test_what_is_no_file_is_passed_over(
+def test_what_is_no_file_may_stand_for_one_and_is_named(
     folder: Path, work: Callable[[Path, Files], Report], make: Callable[[Path], None]
 ) -> None:
     make(folder / "000000000098.kqj")
-    report = watched.watched("verifying", work, folder, 2)
-    assert (report.problems, report.records) == ([], 10)
+    with pytest.raises(JournalError, match=r"000000000098\.kqj is no regular file"):
+        watched.watched("verifying", work, folder, 2)
 
 
 def test_a_bar_stands_on_stderr_while_the_work_is_done(
