@@ -14,6 +14,7 @@ import shlex
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,7 +51,7 @@ from kqs.remote import Desk
 from kqs.schedules.plans import plans_of
 from kqs.schedules.schedules import Schedules
 from kqs.service import SystemClock
-from kqs.startup import Startup, renewed
+from kqs.startup import Startup, owner_name
 from kqs.store.base import Store
 from kqs.store.sqlite import SqliteStore
 from kqs.supervisor import Supervisor, when_done
@@ -149,7 +150,7 @@ class Core:
         stack.callback(self._disown_files)
         self._own_files()
         stack.push_async_callback(supervisor.end_part, "journal", journal.stop)
-        recovery = await _open_journal(journal, config.journal.dir, renewed(store) if journal.is_renewed else None)
+        recovery = await _open_journal(journal, config.journal.dir, partial(owner_name, store))
         self._own_files()  # the folders are there now
         self._on_journal()
         stack.push_async_callback(supervisor.end_part, "store", store.close)
@@ -273,9 +274,9 @@ def _ttr_s(cascade: Cascade, type_: str, options: bytes | None) -> float:
         return cascade.resolve(type_, None).ttr
 
 
-async def _open_journal(journal: Journal, folder: Path, name: JournalName | None) -> Recovery:
+async def _open_journal(journal: Journal, folder: Path, lost: Callable[[], JournalName | None]) -> Recovery:
     try:
-        return await journal.start(name)
+        return await journal.start(lost)
     except JournalLockedError as error:
         raise StartupError(str(error), ExitCode.TEMPORARY) from error
     except JournalCorruptError as error:

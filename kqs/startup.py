@@ -28,8 +28,8 @@ from kqs.trouble import Trouble
 log = get_logger("kqs")
 
 
-def renewed(store: Store) -> JournalName | None:
-    """Return the name of a journal that is begun in place of a lost one; None: one that no other has. Raises: StartupError."""
+def owner_name(store: Store) -> JournalName | None:
+    """Return the name of the journal whose store it is; None: nobody's, or shared. Blocks. Raises: StartupError."""
     try:
         owner = store.owner()
     except StoreError as error:

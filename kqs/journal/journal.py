@@ -102,16 +102,12 @@ class Journal:
         self._header: SegmentHeader | None = None
         self._torn: tuple[str, int] | None = None
         self._torn_files: list[tuple[str, int]] = []
+        self._is_renewed = False
 
-    @property
-    def is_renewed(self) -> bool:
-        """Tell, before `start` too, whether it takes the place of one that is lost; blocks for a look at the folder."""
-        return renewal.is_renewed(self._files, self._directory)
-
-    async def start(self, name: JournalName | None = None) -> Recovery:
+    async def start(self, lost: Callable[[], JournalName | None] = lambda: None) -> Recovery:
         """Lock the directory, recover what it holds, open a new segment; nothing is held if this raises.
 
-        Args: name: of a journal that is begun; None: one that no other has.
+        Args: lost: returns the name of the lost journal whose place this takes, or None: a new one; asked in a thread.
         Raises: JournalLockedError: another server has it. JournalVersionError: of a newer version; nothing was touched.
             JournalCorruptError: "file:offset reason"; nothing was touched. JournalError: not ours, or the disk refused.
         """
@@ -119,7 +115,7 @@ class Journal:
         flusher = None
         try:
             flusher = self._make_flusher(self._on_fault)
-            found, segment, free, self._torn_files = await _in_full(self._offload(partial(self._recover, name)))
+            found, segment, free, self._torn_files = await _in_full(self._offload(partial(self._recover, lost)))
         except BaseException as error:
             self._let_go()
             if flusher is not None:
@@ -152,7 +148,7 @@ class Journal:
             self._kept.checkpoint_seq,
             is_cut=found.next_seq > found.end_seq,
             is_as_stopped=found.next_seq == found.end_seq == found.checkpoint_seq,
-            is_renewed=self.is_renewed,
+            is_renewed=self._is_renewed,
         )
 
     async def settle_renewal(self) -> None:
@@ -260,12 +256,13 @@ class Journal:
         assert self._header is not None, "not started"
         return self._header
 
-    def _recover(self, name: JournalName | None) -> tuple[Found, Segment, Free, list[tuple[str, int]]]:
+    def _recover(self, lost: Callable[[], JournalName | None]) -> tuple[Found, Segment, Free, list[tuple[str, int]]]:
         """Do the disk's part of `start`; it is offloaded."""
         files, directory = self._files, self._directory
         files.make_dir(directory)
         self._lock = JournalLock(files, directory)
-        found, self._writer, segment = recover(files, self._settings, name)
+        self._is_renewed = renewal.is_renewed(files, directory)
+        found, self._writer, segment = recover(files, self._settings, lost() if self._is_renewed else None)
         return found, segment, measured(files, directory), kept_aside(files, directory, TORN)
 
     def _let_go(self) -> None:

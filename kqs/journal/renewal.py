@@ -37,7 +37,8 @@ def renew(directory: Path, files: Files | None = None) -> Path | None:
 
 
 def _put_aside(files: Files, directory: Path) -> Path | None:
-    left = [name for name in files.list(directory) if SEGMENT_MARK in name or name.startswith(checkpoint.NAME)]
+    there = files.list(directory) + files.list_others(directory)  # links as well: a start would refuse them
+    left = [name for name in there if SEGMENT_MARK in name or name.startswith(checkpoint.NAME)]
     if not left:
         return None
     folders = (directory / f"{_ASIDE}-{number}" for number in count(1))
