@@ -152,10 +152,14 @@ class Account:
 
     def _was_taken_over(self, run: Ran, records: dict[str, Record]) -> bool:
         """Tell whether others had given a run back before it began, at a server that was held up, as far as is known."""
-        if not any(one.pid == run.pid and one.since <= run.began_at <= one.until + LEASE_S for one in self.held_up):
+        if not self._was_held_up(run):
             return False
         attempts = [one for job in records.values() if job["data"]["key"] == run.key for one in job["runs"]]
         return all(one["state"] == "ghost" for one in attempts if one["attempt"] == run.attempt)
+
+    def _was_held_up(self, run: Ran) -> bool:
+        """Tell whether a run began at a server that stood still, or has not seen yet what others have taken over."""
+        return any(one.pid == run.pid and one.since <= run.began_at <= one.until + LEASE_S for one in self.held_up)
 
     def _check_at_once(self, runs: Sequence[Ran]) -> None:
         resources: defaultdict[str, list[Ran]] = defaultdict(list)
@@ -165,7 +169,8 @@ class Account:
         for found in resources.values():
             for run, following in pairwise(found):
                 assert self._over_at(run) <= following.began_at, f"two runs at once of one resource: {run}, {following}"
-        limited = [run for run in runs if run.type == "limited"]
+        # who was taken for dead goes on with the slots that it had, until it looks (docs/limits.md)
+        limited = [run for run in runs if run.type == "limited" and not self._was_held_up(run)]
         for run in limited:
             at_once = [one for one in limited if one.began_at <= run.began_at < self._over_at(one)]
             assert len(at_once) <= MOST_LIMITED, f"{len(at_once)} at once of what is limited to {MOST_LIMITED}: {at_once}"
