@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,24 @@ def test_a_foreign_directory_is_refused(files: OsFiles, tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     with pytest.raises(JournalError, match="not to 4711"):
         files.make_dir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "given"),
+    [(0, 4711, [(4711, 815)]), (0, 0, []), (4711, 4711, [])],
+    ids=["root, in another's folder", "root, in its own", "another one"],
+)
+def test_what_root_makes_belongs_to_whoever_the_folder_does(
+    files: OsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, owner: int, given: list[tuple[int, int]]
+) -> None:
+    told: list[tuple[int, int]] = []
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "geteuid", lambda: user)
+        patches.setattr(os, "fchown", lambda _handle, uid, gid: told.append((uid, gid)))
+        patches.setattr(Path, "stat", lambda _path: SimpleNamespace(st_uid=owner, st_gid=815))
+        files.close(files.create(tmp_path / "new"))
+        files.unlock(files.lock(tmp_path / "lock", "1"))
+    assert told == 2 * given
 
 
 def test_bytes_come_back_through_every_call(files: OsFiles, tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+import errno
 import itertools
 from pathlib import Path
 
 import pytest
 
-from kqs.errors import JournalLockedError
-from kqs.journal import renewal
+from kqs.errors import JournalError, JournalLockedError
+from kqs.journal import JournalName, renewal
 from kqs.journal.lock import JournalLock
 from kqs.journal.renewal import is_renewed, renew, settle
-from tests.support.files import FaultyFiles, MemoryFiles
-from tests.support.journal import DIR, a_disk_with
+from tests.support.files import FaultyFiles, MemoryFiles, failing
+from tests.support.journal import DIR, a_disk_with, a_journal
 
 SEGMENT = "000000000001.kqj"
 
@@ -79,3 +80,22 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         renew(tmp_path / "typo")
     assert renewal.NAME not in {path.name for path in tmp_path.rglob("*")}
+
+
+async def test_a_journal_says_that_the_store_goes_on_with_it_once_the_disk_takes_that() -> None:
+    disk = await a_disk_with(["a job"])
+    renew(DIR, disk)
+    files = FaultyFiles(disk)
+    journal = a_journal(files)
+    name = JournalName(b"lost" * 4, b"node")
+    recovery = await journal.start(lambda: name)
+    assert recovery.is_renewed
+    assert (recovery.journal_id, recovery.node) == (name.journal_id.hex(), name.node.hex())
+    files.plan = failing("unlink", OSError(errno.EIO, "no"))
+    with pytest.raises(JournalError, match="cannot be used"):
+        await journal.settle_renewal()
+    assert is_renewed(disk, DIR)
+    files.plan = lambda _index, _name: None
+    await journal.settle_renewal()
+    assert not is_renewed(disk, DIR)
+    await journal.stop()

@@ -395,3 +395,13 @@ async def test_a_missing_segment_that_was_too_short_for_its_records_is_refused()
     disk.put(segment(3), encode_header(header._replace(previous_end=HEADER_BYTES)) + disk.data(segment(3))[HEADER_BYTES:])
     with pytest.raises(JournalCorruptError, match="have no place"):
         repair(DIR, disk)
+
+
+async def test_first_segments_that_were_too_few_for_their_records_are_not_made_up_for() -> None:
+    disk = await a_disk()
+    disk.put(DIR / "checkpoint", encode_checkpoint(scan(disk, DIR).segments[0].header.journal_id, 0))
+    disk.unlink(segment(1))
+    header = read_header(disk, DIR, segment(2).name)
+    disk.put(segment(2), encode_header(header._replace(previous_end=HEADER_BYTES)) + disk.data(segment(2))[HEADER_BYTES:])
+    with pytest.raises(JournalCorruptError, match="have no place"):
+        repair(DIR, disk)
