@@ -96,7 +96,7 @@ def test_a_stop_is_obeyed_while_a_handler_holds_the_loop(tmp_path: Path, type_: 
 @pytest.mark.parametrize("settings", [{}, {"WORKER__PROCESSES": "1"}], ids=["in the server", "in a child"])
 def test_what_holds_the_loop_for_long_is_said_while_it_does(tmp_path: Path, settings: dict[str, str]) -> None:
     with misbehaving(tmp_path, **settings) as server, peer_of(server) as peer:
-        peer.send("insert", {"type": "loop", "data": 7, "wait": 60})
+        peer.send("insert", {"type": "loop", "data": 10, "wait": 60})
         until_said(server, "a handler holds the event loop at ")
         assert "let go" not in server.log.read_text()
         until_said(server, "the event loop turns again after_s=")
