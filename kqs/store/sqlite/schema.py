@@ -65,6 +65,7 @@ def prepare(db: sqlite3.Connection, journal_id: str, node: str) -> Meta:
 
 def owner_of(path: Path) -> Owner | None:
     """Return whose the store in a file is; None: nobody's. Raises: StoreCorruptError, sqlite3.Error, OSError."""
+    connection.see_to_wal(path)
     if not path.exists():
         return None
     with closing(sqlite3.connect(path, isolation_level=None)) as db:

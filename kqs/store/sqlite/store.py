@@ -91,8 +91,8 @@ class SqliteStore:
         """See Store.owner."""
         try:
             return schema.owner_of(self._path)
-        except (sqlite3.Error, OSError) as error:
-            raise translated(error) from error
+        except (sqlite3.Error, OSError, StoreError) as error:
+            raise self._named(translated(error)) from error
 
     async def open(self, journal_id: str, node: str) -> StoreInfo:
         """See Store.open."""
@@ -102,7 +102,7 @@ class SqliteStore:
             raise self._named(error) from error
         return StoreInfo(epoch=meta.epoch, fed_seq=meta.fed_seq, last_order=meta.last_order, store_id=journal_id)
 
-    def _named(self, error: StoreError) -> StoreError:
+    def _named(self, error: Exception) -> Exception:
         """Return the error with the name of the file, which SQLite does not say."""
         said = str(error)
         return error if str(self._path) in said else type(error)(f"{said}: {self._path}")

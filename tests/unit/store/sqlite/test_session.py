@@ -12,6 +12,7 @@ import pytest
 from kqs.errors import StoreCorruptError
 from kqs.states import State
 from kqs.store.sqlite import insert, records, retention
+from kqs.store.sqlite.schema import owner_of
 from kqs.store.sqlite.session import Session
 from tests.support.jobs import ORDER, an_accepted
 from tests.support.sqlite_sessions import NOW, a_session
@@ -85,6 +86,16 @@ def test_a_wal_that_sqlite_would_pass_over_stays_until_its_file_is_back(tmp_path
     session = opened(tmp_path)
     assert session.fed_seq == 7
     session.close()
+
+
+@pytest.mark.parametrize("lose", [move_away, move_and_link, empty])
+def test_whoever_asks_whose_a_store_is_leaves_its_wal(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+    path, wal = as_killed(tmp_path)
+    content = wal.read_bytes()
+    lose(path)
+    with pytest.raises(StoreCorruptError, match="s-wal"):
+        owner_of(path)
+    assert wal.read_bytes() == content
 
 
 def test_all_that_a_transaction_deletes_counts_for_a_full_disk(tmp_path: Path) -> None:
