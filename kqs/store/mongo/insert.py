@@ -53,7 +53,7 @@ class Inserter:
         self._uniques = Uniques(session, servers)
         self._doubted: set[int] = set()
         self._stored: set[int] = set()  # orders of an insert that failed later on
-        self._orders: frozenset[int] = frozenset()  # of the insert
+        self._orders: frozenset[int] = frozenset()  # of an insert that is repeated
         self._replaced: set[int] = set()  # of those that were stored, and gave way to a later one of the insert with their id
         self._made: set[int] = set()  # see Known.made
 
@@ -64,7 +64,7 @@ class Inserter:
         passed: set[int] = set()
         self._made.clear()
         self._replaced.clear()
-        self._orders = frozenset(job.order for job in jobs)
+        self._orders = frozenset([job.order for job in jobs] if self._doubted else [])
         if ticked := [job for job in jobs if job.tick is not None]:
             passed = await ticks.refused(self._session, self._node, ticked)
             jobs = [job for job in jobs if job.order not in passed]
@@ -79,7 +79,8 @@ class Inserter:
         self._doubted.clear()
         self._stored.clear()
         self._batches.stored(max((job.order for job in jobs), default=0))
-        orders = [*(order for order in known if order not in stored_before & self._replaced), *joined, *passed]
+        gave_way = stored_before & self._replaced
+        orders = [*(order for order in known if order not in gave_way), *joined, *passed]
         made = self._made.intersection(orders)
         parked |= {job.order for job in jobs if job.order in made and (job.resource is not None or job.may_wait)}
         return Known(orders, parked, joined, made)
@@ -288,7 +289,8 @@ class Inserter:
         marks = {(one["_id"], one["order"]): one["mark"] for one in found}
         there = {one["_id"]: one["order"] for one in found}
         names = {index: (documents[index]["_id"], documents[index]["order"]) for index in refused}
-        self._replaced.update(order for id_, order in names.values() if there.get(id_, order) in self._orders - {order})
+        others_there = ((order, there.get(id_, order)) for id_, order in names.values())
+        self._replaced.update(order for order, other in others_there if other != order and other in self._orders)
         others = {index for index, name in names.items() if marks.get(name) != mark}
         stored = [order for id_, order in map(names.__getitem__, others) if (id_, order) in marks]
         # what an earlier boot has stored is none of it, but for what that had yet to say when it was killed
