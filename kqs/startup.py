@@ -115,25 +115,27 @@ class Startup(Service):
                 "the store is missing or older than its journal; restore both together",
                 ExitCode.DATA_DAMAGED,
             )
-        if info.fed_seq > recovery.next_seq:
-            self._skip_to(info.fed_seq)
-        if recovery.is_renewed:
-            await self._settle_renewal()
+        try:
+            if info.fed_seq > recovery.next_seq:
+                self._skip_to(info.fed_seq)
+            if recovery.is_renewed:
+                await self._parts.journal.settle_renewal()
+                log.warning("the store goes on with a new journal, in place of the one that is lost")
+        except JournalError as error:
+            raise StartupError(str(error), ExitCode.IO_FAILED) from error
         ids = self._parts.inserter.ids
         ids.last_order = max(ids.last_order, info.last_order)
         return info
 
     def _skip_to(self, fed_seq: int) -> None:
-        """Go on behind what the store has of a journal that lost its end. Raises: StartupError: it may be an older journal."""
+        """Go on behind what the store has of a journal that lost its end.
+
+        Raises: StartupError: it may be an older journal. JournalError: the disk refuses.
+        """
         recovery = self._recovery
         # while a store is away, records may have got numbers that it knows already: only damage that was seen is a reason then
-        is_lost = recovery.is_cut or recovery.is_renewed
-        has_lost = is_lost or not (self._store.is_shared or recovery.is_as_stopped)
-        try:
-            is_done = has_lost and self._parts.journal.skip_to(fed_seq)
-        except JournalError as error:
-            raise StartupError(str(error), ExitCode.IO_FAILED) from error
-        if not is_done:
+        has_lost = recovery.is_cut or recovery.is_renewed or not (self._store.is_shared or recovery.is_as_stopped)
+        if not (has_lost and self._parts.journal.skip_to(fed_seq)):
             raise StartupError(
                 f"the journal ends at record {recovery.next_seq}, but the store has {fed_seq}: "
                 "the journal is missing or older than its store; restore both together, or `kqs journal renew` it",
@@ -141,10 +143,3 @@ class Startup(Service):
             )
         if not recovery.is_renewed:
             log.error("the journal has lost its end, which the store has", journal_end=recovery.next_seq, store_end=fed_seq)
-
-    async def _settle_renewal(self) -> None:
-        try:
-            await self._parts.journal.settle_renewal()
-        except JournalError as error:
-            raise StartupError(str(error), ExitCode.IO_FAILED) from error
-        log.warning("the store goes on with a new journal, in place of the one that is lost")

@@ -143,13 +143,11 @@ class OsFiles:
 
     def list_others(self, path: Path) -> list[str]:
         """See Files."""
-        with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+        return _names(path, of_files=False)
 
     def list(self, path: Path) -> list[str]:
         """See Files."""
-        with os.scandir(path) as entries:
-            return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+        return _names(path, of_files=True)
 
     def create(self, path: Path) -> int:
         """See Files."""
@@ -264,6 +262,12 @@ class OsFiles:
         return found.st_dev, found.st_ino
 
     name_of = staticmethod(name_of)
+
+
+def _names(folder: Path, *, of_files: bool) -> list[str]:
+    """Return the names of the regular files in a folder, or of all else."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False) is of_files)
 
 
 def _give_to_owner(handle: int, folder: Path) -> None:

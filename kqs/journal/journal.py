@@ -121,7 +121,7 @@ class Journal:
             if flusher is not None:
                 await flusher.stop()
             if isinstance(error, OSError):
-                raise JournalError(f"the journal in {self._directory} cannot be used: {reason_with_file(error)}") from error
+                raise self._unusable(error) from error
             raise
         assert self._lock is not None
         assert self._writer is not None
@@ -156,7 +156,10 @@ class Journal:
         try:
             await self._offload(partial(renewal.settle, self._files, self._directory))
         except OSError as error:
-            raise JournalError(f"the journal in {self._directory} cannot be used: {reason_with_file(error)}") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> JournalError:
+        return JournalError(f"the journal in {self._directory} cannot be used: {reason_with_file(error)}")
 
     async def stop(self) -> None:
         """Settle what was appended, close, unlock. Idempotent; tolerates never started."""

@@ -87,9 +87,10 @@ class Ends:
 
     def stored(self, jobs: Sequence[Accepted], known: Collection[int], joined: Collection[int]) -> None:
         """Take in that jobs are stored. Args: known: orders of those that may have ended before. joined: of such as are not."""
-        for job in jobs if self._is_shared else ():
-            if job.order not in joined:
-                _mark(self.waiting.get(job.id, {}).values())
+        if self._is_shared:
+            for job in jobs:
+                if job.order not in joined:
+                    _mark(self.waiting.get(job.id, {}).values())
         if known:
             self.search([job.id for job in jobs if job.order in known])
 

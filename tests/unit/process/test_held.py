@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from kqs.process import held
 from kqs.process.held import LOOKS, HeldLoop
@@ -14,26 +16,19 @@ HOLDERS = {
 }
 
 
-class Said:
-    """Takes the place of the log."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, dict[str, Any]]] = []
-
-    def say(self, event: str, **details: Any) -> None:
-        self.lines.append((event, details))
-
-    info = warning = say
-
-    def take(self) -> list[tuple[str, dict[str, Any]]]:
-        lines, self.lines = self.lines, []
-        return lines
+Lines = list[MutableMapping[str, Any]]
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Said:
-    said = Said()
-    monkeypatch.setattr(held, "log", said)
+def log() -> Iterator[Lines]:
+    with capture_logs() as lines:
+        yield lines
+
+
+def take(log: Lines) -> list[tuple[str, float]]:
+    """Return what was said since, and of how many seconds."""
+    said = [(line["event"], line["for_s"] if "for_s" in line else line["after_s"]) for line in log]
+    log.clear()
     return said
 
 
@@ -51,25 +46,25 @@ def loop(now: list[float]) -> HeldLoop:
 
 @pytest.mark.parametrize("expected", HOLDERS)
 def test_what_holds_a_loop_is_said_once_and_that_it_turns_again(
-    loop: HeldLoop, log: Said, now: list[float], monkeypatch: pytest.MonkeyPatch, expected: str
+    loop: HeldLoop, log: Lines, now: list[float], monkeypatch: pytest.MonkeyPatch, expected: str
 ) -> None:
     monkeypatch.setattr(held, "holder_of_loop", lambda: HOLDERS[expected])
     for _ in range(2):
         for _ in range(LOOKS - 1):
             loop.look()
-        assert log.take() == []
+        assert take(log) == []
         now[0] += 5
         loop.look()
         loop.look()
-        assert log.take() == [(expected, {"for_s": 5.0})]
+        assert take(log) == [(expected, 5.0)]
         now[0] += 2
         loop.turned()
         loop.turned()
-        assert log.take() == [("the event loop turns again", {"after_s": 7.0})]
+        assert take(log) == [("the event loop turns again", 7.0)]
 
 
 def test_a_loop_that_turns_between_looks_is_not_held_nor_one_that_waits(
-    loop: HeldLoop, log: Said, monkeypatch: pytest.MonkeyPatch
+    loop: HeldLoop, log: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held, "holder_of_loop", lambda: Holder("jobs.py:7", is_users=True))
     for _ in range(3 * LOOKS):
@@ -79,14 +74,14 @@ def test_a_loop_that_turns_between_looks_is_not_held_nor_one_that_waits(
     for _ in range(3 * LOOKS):
         loop.look()
     loop.turned()
-    assert log.take() == []
+    assert take(log) == []
 
 
 def test_a_process_that_stood_still_as_a_whole_was_held_by_nobody(
-    loop: HeldLoop, log: Said, now: list[float], monkeypatch: pytest.MonkeyPatch
+    loop: HeldLoop, log: Lines, now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(held, "holder_of_loop", lambda: Holder("jobs.py:7", is_users=True))
     now[0] += 3600
     loop.look()
     loop.turned()
-    assert log.take() == []
+    assert take(log) == []
